@@ -1,0 +1,182 @@
+/**
+ * The layers of ARCHITECTURE.md as rules: imports point downwards only.
+ *
+ *   main, cli  >  http, worker  >  rest, rpc, webhook  >  store  >  db  >  domain  >  errors, config, log, metrics
+ *
+ * Type-only imports count: they say what a file knows of.
+ */
+
+const LEAVES = "^src/(errors|config|settings|log|metrics)\\.ts$";
+
+/** Files in `folders` may import, of ours, only themselves and what `below` matches. */
+function only(name, folders, below, comment) {
+  return {
+    name,
+    comment,
+    severity: "error",
+    from: { path: folders },
+    to: { path: "^(src|gen|test|bench|console|scripts)/", pathNot: [folders, ...below] },
+  };
+}
+
+/** Nothing outside `allowed` imports `target`. Tests and benchmarks may import anything. */
+function onlyFrom(name, target, allowed, comment, extra = {}) {
+  return {
+    name,
+    comment,
+    severity: "error",
+    from: { path: "^(src|console)/", pathNot: allowed },
+    to: { path: target, ...extra },
+  };
+}
+
+export default {
+  forbidden: [
+    {
+      name: "no-circular",
+      comment: "Of two files that import each other neither can be read, tested or moved alone.",
+      severity: "error",
+      from: {},
+      to: { circular: true },
+    },
+    {
+      name: "resolvable",
+      comment: "An import that leads nowhere fails at run time, on the path that nobody tried.",
+      severity: "error",
+      from: {},
+      to: { couldNotResolve: true },
+    },
+    {
+      name: "no-dev-dependency-in-src",
+      comment: "What is published runs without devDependencies.",
+      severity: "error",
+      from: { path: "^src/" },
+      to: { dependencyTypes: ["npm-dev"], dependencyTypesNot: ["type-only"] },
+    },
+
+    only(
+      "leaves",
+      LEAVES,
+      ["^src/errors\\.ts$"],
+      "Every layer uses these, so they use none; config and log may refuse in the terms of errors.",
+    ),
+    only(
+      "domain",
+      "^src/domain/",
+      ["^src/errors\\.ts$"],
+      "Decisions are pure: with no configuration, log, SQL or protobuf at hand a table of cases tests them.",
+    ),
+    {
+      name: "domain-is-pure",
+      comment: "No clock, no I/O, no SQL, no protobuf: only computation libraries and node:crypto (hashes).",
+      severity: "error",
+      from: { path: "^src/domain/" },
+      to: {
+        path: "(^|/)node_modules/|^(node:)?[a-z_/]+$",
+        pathNot: "(^|/)node_modules/(cron-parser|luxon|@types)/|^(node:)?(crypto|buffer)$",
+      },
+    },
+    only("db", "^src/db/", ["^src/domain/", LEAVES], "The connection and the schema serve every store file."),
+    only("store", "^src/store/", ["^src/db/", "^src/domain/", LEAVES], "SQL knows neither callers nor protocols."),
+    only(
+      "webhook",
+      "^src/webhook/",
+      ["^src/domain/", LEAVES],
+      "One outbound POST, done safely. It knows no queue, no cron job and no database.",
+    ),
+    only(
+      "rest",
+      "^src/rest/",
+      ["^src/rpc/refusal\\.ts$", "^src/domain/", LEAVES, "^gen/"],
+      "The transcoder is generic: it reads descriptors and holds no handler and no method's name. It shares only how a " +
+        "refusal becomes a Connect error.",
+    ),
+    only(
+      "rpc",
+      "^src/rpc/",
+      ["^src/(store|db|webhook|domain)/", LEAVES, "^gen/"],
+      "A handler decodes, calls the store, encodes. It never meets worker/: the two share rows, not code.",
+    ),
+    only(
+      "worker",
+      "^src/worker/",
+      ["^src/(store|db|webhook|domain)/", LEAVES],
+      "The clock's side. It never meets rpc/: a run is settled the same way whoever asked for it.",
+    ),
+    only(
+      "http",
+      "^src/http/",
+      ["^src/(rest|rpc|store|db|webhook|domain)/", LEAVES, "^gen/"],
+      "The port carries requests; it starts no worker and no command.",
+    ),
+    only(
+      "main",
+      "^src/main\\.ts$",
+      ["^src/(http|worker|rest|rpc|webhook|store|db|domain)/", LEAVES],
+      "The composition root puts the layers together; commands call it.",
+    ),
+    {
+      name: "cli-serves-no-calls",
+      comment:
+        "A command starts the server by main.ts, or works on the database by store/. Calls and workers are main's.",
+      severity: "error",
+      from: { path: "^src/cli/" },
+      to: { path: "^src/(http|worker|rest|rpc)/" },
+    },
+    {
+      name: "cli-is-on-top",
+      comment: "Commands are entry points: nothing in src/ needs one.",
+      severity: "error",
+      from: { path: "^src/", pathNot: "^src/cli/" },
+      to: { path: "^src/cli/" },
+    },
+    {
+      name: "src-stands-alone",
+      comment: "What is published does not reach into what is not.",
+      severity: "error",
+      from: { path: "^src/" },
+      to: { path: "^(test|bench|console|scripts)/" },
+    },
+    {
+      name: "console-is-a-client",
+      comment: "The web page can do what any client of the contract can, and nothing else.",
+      severity: "error",
+      from: { path: "^console/" },
+      to: { path: "^(src|test|bench|scripts)/" },
+    },
+
+    onlyFrom(
+      "gen-at-the-edge",
+      "^gen/",
+      "^src/(rest|rpc|cli|http)/|^console/",
+      "Generated messages stop where requests are decoded: a change of the contract must not reach rows or decisions.",
+    ),
+    onlyFrom(
+      "kysely-in-store-and-db",
+      "(^|/)node_modules/kysely/",
+      "^src/(store|db)/",
+      "All SQL lies in store/ and db/. Elsewhere the types may be named.",
+      { dependencyTypesNot: ["type-only"] },
+    ),
+    onlyFrom("pg-in-db", "(^|/)node_modules/(@types/)?pg/", "^src/db/", "One place opens connections.", {
+      dependencyTypesNot: ["type-only"],
+    }),
+    onlyFrom(
+      "one-way-out",
+      "(^|/)node_modules/undici/",
+      "^src/webhook/",
+      "Every outbound request passes the guard, so only the guarded connector has an HTTP client.",
+    ),
+  ],
+  options: {
+    // Parsed by TypeScript 6 (scripts/typescript-6-hook.mjs), which tells type-only imports apart.
+    tsPreCompilationDeps: true,
+    doNotFollow: { path: ["(^|/)node_modules/", "^gen/"] },
+    exclude: { path: "^(dist|coverage)/" },
+    enhancedResolveOptions: {
+      extensions: [".ts", ".js", ".mjs", ".json"],
+      exportsFields: ["exports"],
+      conditionNames: ["import", "node", "default", "types"],
+    },
+  },
+};
