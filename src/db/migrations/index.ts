@@ -1,0 +1,7 @@
+import type { Migration } from "kysely/migration";
+import { up as initial } from "./0001-initial.ts";
+
+/** Every migration by name, in order. A static list, so that bundling cannot lose one. */
+export const MIGRATIONS: Record<string, Migration> = {
+  "0001-initial": { up: initial },
+};

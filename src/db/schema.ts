@@ -1,0 +1,262 @@
+import type { ColumnType, Generated, JSONColumnType, Kysely, Selectable } from "kysely";
+
+/** A connection pool, or an open transaction: every store function takes either as its first argument. */
+export type Db = Kysely<Database>;
+
+/** Row types. Property names are the column names; see migrations/0001-initial.ts for what each constraint means. */
+export interface Database {
+  projects: ProjectsTable;
+  api_keys: ApiKeysTable;
+  idempotency_keys: IdempotencyKeysTable;
+  queues: QueuesTable;
+  messages: MessagesTable;
+  message_bodies: MessageBodiesTable;
+  acked_messages: AckedMessagesTable;
+  dropped_lanes: DroppedLanesTable;
+  push_subscriptions: PushSubscriptionsTable;
+  cron_jobs: CronJobsTable;
+  tasks: TasksTable;
+  callbacks: CallbacksTable;
+  runs: RunsTable;
+  run_attempts: RunAttemptsTable;
+}
+
+type Headers = JSONColumnType<Record<string, string>>;
+/** An instant that the database fills in and nobody changes. */
+type Stamp = ColumnType<Date, Date | undefined, never>;
+
+interface ProjectsTable {
+  project_id: Generated<string>;
+  name: string;
+  /** Signs what has no secret of its own. */
+  signing_secret: string;
+  strict_path_body: Generated<boolean>;
+  strict_fields: Generated<boolean>;
+  created_at: Stamp;
+}
+
+interface ApiKeysTable {
+  /** SHA-256 of the whole key. Keys are random, so no slow hash is needed. */
+  key_hash: Buffer;
+  key_id: Generated<string>;
+  project_id: string;
+  name: string;
+  /** The key's first characters, for people. */
+  hint: string;
+  created_at: Stamp;
+  revoked_at: Date | null;
+}
+
+interface IdempotencyKeysTable {
+  project_id: string;
+  operation: string;
+  resource: string;
+  key: string;
+  fingerprint: Buffer;
+  reply: Buffer | null;
+  warning: string | null;
+  expires_at: Date;
+}
+
+export type QueueType = "standard" | "fifo";
+
+interface QueuesTable {
+  project_id: string;
+  queue_id: Generated<string>;
+  name: string;
+  type: QueueType;
+  dead_letter_queue_id: string | null;
+  /** The lane of its own dead letters. Nothing consumes from it. */
+  graveyard_id: Generated<string>;
+  max_retries: number;
+  message_retention_days: number;
+  visibility_timeout_seconds: number;
+  enable_priority: boolean;
+  paused: Generated<boolean>;
+  created_at: Stamp;
+  updated_at: Generated<Date>;
+}
+
+interface MessagesTable {
+  project_id: string;
+  queue_id: string;
+  message_id: string;
+  seq: ColumnType<string, number | string, number | string>;
+  /** Empty: none, which in a FIFO queue is a group like any other. */
+  group_id: string;
+  /** Place in line: visible_at, less a minute for each step of priority. */
+  rank: Date;
+  priority: number;
+  visible_at: Date;
+  /** Token of the newest hand-out. It outlives the lease, so that a late ack can be told from a stale one. */
+  lease_token: string | null;
+  lease_expires_at: Date | null;
+  lease_request: string | null;
+  receive_count: Generated<number>;
+  failure_count: Generated<number>;
+  /** How many leases ran out. */
+  expiry_count: Generated<number>;
+  /** Acked while somebody else might hold it: gone for everyone, but its FIFO group waits for the lease to end. */
+  acked: Generated<boolean>;
+  error: string | null;
+  published_at: Date;
+  expires_at: Date;
+  /** Set on a dead letter: the queue that it died in. */
+  source_queue_id: string | null;
+  dead_reason: string | null;
+  dead_lettered_at: Date | null;
+}
+
+interface MessageBodiesTable {
+  project_id: string;
+  queue_id: string;
+  message_id: string;
+  payload: Buffer;
+  content_type: string;
+  headers: Headers;
+}
+
+interface AckedMessagesTable {
+  project_id: string;
+  queue_id: string;
+  message_id: string;
+  published_at: Date;
+  acked_at: Date;
+}
+
+interface DroppedLanesTable {
+  project_id: string;
+  queue_id: string;
+  dropped_at: Generated<Date>;
+}
+
+export type PushMode = "compete" | "fanout";
+
+interface PushSubscriptionsTable {
+  project_id: string;
+  subscription_id: Generated<string>;
+  queue_id: string;
+  url: string;
+  mode: PushMode;
+  secret: string | null;
+  previous_secret: string | null;
+  previous_valid_until: Date | null;
+  max_retries: number | null;
+  visibility_timeout_seconds: number | null;
+  dead_letter_queue_id: string | null;
+  paused: Generated<boolean>;
+  created_at: Stamp;
+  updated_at: Generated<Date>;
+}
+
+export type CronJobState = "active" | "paused" | "completed" | "deleted";
+
+interface CronJobsTable {
+  project_id: string;
+  cron_id: Generated<string>;
+  name: string;
+  cron_expr: string;
+  timezone: string;
+  url: string;
+  payload: Buffer | null;
+  content_type: string;
+  headers: Headers;
+  secret: string | null;
+  retries: number;
+  timeout_seconds: number;
+  overlap_policy: "allow" | "skip" | "queue" | "cancel_previous";
+  max_runs: number | null;
+  on_failure_webhook: string | null;
+  retention_days: number;
+  /** retention_days has changed and finished runs still carry expiry times by the old value. */
+  retention_pending: Generated<boolean>;
+  misfire_policy: "skip" | "once" | "all";
+  misfire_window_seconds: number;
+  state: CronJobState;
+  next_run_at: Date | null;
+  run_count: Generated<number>;
+  created_at: Stamp;
+  updated_at: Generated<Date>;
+  deleted_at: Date | null;
+}
+
+export type TaskState = "scheduled" | "running" | "retrying" | "succeeded" | "failed" | "canceled" | "expired";
+
+interface TasksTable {
+  project_id: string;
+  task_id: Generated<string>;
+  name: string;
+  url: string;
+  payload: Buffer | null;
+  content_type: string;
+  headers: Headers;
+  secret: string | null;
+  retries: number;
+  timeout_seconds: number;
+  grace_seconds: number | null;
+  run_at: Date;
+  state: TaskState;
+  created_at: Stamp;
+  updated_at: Generated<Date>;
+}
+
+interface CallbacksTable {
+  project_id: string;
+  callback_id: Generated<string>;
+  url: string;
+  body: Buffer;
+  secret: string | null;
+}
+
+export type RunKind = "cron" | "task" | "push" | "callback";
+export type RunState = "pending" | "running" | "retrying" | "succeeded" | "failed" | "skipped" | "missed" | "canceled";
+export type RunTrigger = "schedule" | "catch_up" | "manual" | "message";
+
+interface RunsTable {
+  project_id: string;
+  run_id: Generated<string>;
+  kind: RunKind;
+  cron_id: string | null;
+  task_id: string | null;
+  callback_id: string | null;
+  subscription_id: string | null;
+  message_id: string | null;
+  state: RunState;
+  trigger: RunTrigger;
+  /** The instant that the run stands for. */
+  fire_at: Date;
+  /** Earliest instant of the next attempt. */
+  run_at: Date;
+  /** Held back by overlap policy queue until an earlier run is done. */
+  waiting: Generated<boolean>;
+  attempt: Generated<number>;
+  lease_token: string | null;
+  lease_expires_at: Date | null;
+  response_status: number | null;
+  error: string | null;
+  fire_count: Generated<number>;
+  created_at: Stamp;
+  started_at: Date | null;
+  finished_at: Date | null;
+  expires_at: Date | null;
+}
+
+interface RunAttemptsTable {
+  project_id: string;
+  run_id: string;
+  attempt: number;
+  started_at: Generated<Date>;
+  finished_at: Date | null;
+  response_status: number | null;
+  error: string | null;
+  duration_ms: number | null;
+  response_body: Buffer | null;
+}
+
+export type ProjectRow = Selectable<ProjectsTable>;
+export type QueueRow = Selectable<QueuesTable>;
+export type PushSubscriptionRow = Selectable<PushSubscriptionsTable>;
+export type CronJobRow = Selectable<CronJobsTable>;
+export type TaskRow = Selectable<TasksTable>;
+export type RunRow = Selectable<RunsTable>;
+export type RunAttemptRow = Selectable<RunAttemptsTable>;

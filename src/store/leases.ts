@@ -1,0 +1,154 @@
+import { type RawBuilder, sql } from "kysely";
+import type { Db, QueueRow } from "../db/schema.ts";
+import { buryMessages } from "./dead-letters.ts";
+import { type MessageRow, removeAcked } from "./messages.ts";
+
+export interface LeaseMessages {
+  /** Most messages to hand out. */
+  readonly limit: number;
+  readonly visibilitySeconds: number;
+  /** The caller's name for this hand-out, by which it can be asked for again. Empty for none. */
+  readonly requestId: string;
+}
+
+const lane = (queue: QueueRow) => sql`m.project_id = ${queue.project_id} and m.queue_id = ${queue.queue_id}`;
+
+/** What a hand-out shows of a message: the columns of MessageRow. */
+const MESSAGE_COLUMNS = sql`
+  m.message_id, b.payload, b.content_type, b.headers, m.group_id, m.priority, m.receive_count, m.failure_count,
+  m.published_at, m.visible_at, m.lease_token, m.lease_expires_at, m.error, m.dead_reason, m.dead_lettered_at,
+  null as source_queue`;
+
+/**
+ * Leases up to `limit` available messages, first in line first, and starts a new receipt for each. None while the queue
+ * is paused.
+ *
+ * Safe under any number of concurrent consumers: `skip locked` steps over rows that another one is leasing. The ids
+ * go through an array because the planner may otherwise join with a scan of the whole table.
+ */
+export async function leaseMessages(trx: Db, queue: QueueRow, request: LeaseMessages): Promise<MessageRow[]> {
+  if (queue.paused) return [];
+  const next = queue.type === "fifo" ? nextOfEachGroup(queue, request.limit) : nextInLine(queue, request.limit);
+  const { rows } = await sql<MessageRow>`
+    with m as (
+      update messages m
+      set lease_token = gen_random_uuid(),
+          lease_expires_at = carillon_now() + make_interval(secs => ${request.visibilitySeconds}),
+          lease_request = nullif(${request.requestId}, ''),
+          receive_count = receive_count + 1
+      where ${lane(queue)} and m.message_id = any(array(${next}))
+      returning m.*
+    )
+    select ${MESSAGE_COLUMNS} from m join message_bodies b using (project_id, queue_id, message_id)
+    order by m.rank, m.seq`.execute(trx);
+  return rows;
+}
+
+const AVAILABLE = sql`m.lease_expires_at is null and m.visible_at <= carillon_now() and m.expires_at > carillon_now()`;
+
+/** rank never lies after visible_at, so the bound on it keeps the scan from walking over messages to come. */
+function nextInLine(queue: QueueRow, limit: number): RawBuilder<unknown> {
+  return sql`
+    select m.message_id from messages m
+    where ${lane(queue)} and ${AVAILABLE} and m.rank <= carillon_now()
+    order by m.rank, m.seq limit ${limit} for update skip locked`;
+}
+
+/**
+ * The first message of each group, where it is available. A leased or delayed message stays first in its group, so the
+ * later ones wait; that is the whole of the order guarantee. The recursion steps from group to group by index.
+ */
+function nextOfEachGroup(queue: QueueRow, limit: number): RawBuilder<unknown> {
+  const first = (after: RawBuilder<unknown>) => sql`
+    select m.group_id, m.message_id, m.seq from messages m where ${lane(queue)} ${after} order by m.group_id, m.seq limit 1`;
+  return sql`
+    select m.message_id from messages m
+    where ${lane(queue)} and ${AVAILABLE} and m.message_id = any(array(
+      with recursive heads as (
+        (${first(sql``)})
+        union all
+        select head.* from heads cross join lateral (${first(sql`and m.group_id > heads.group_id`)}) head
+      )
+      select message_id from heads))
+    order by m.seq limit ${limit} for update skip locked`;
+}
+
+/** The messages that an earlier hand-out with this request id leased and that are still under those leases. */
+export async function repeatLeases(db: Db, queue: QueueRow, requestId: string): Promise<MessageRow[]> {
+  const { rows } = await sql<MessageRow>`
+    select ${MESSAGE_COLUMNS} from messages m join message_bodies b using (project_id, queue_id, message_id)
+    where ${lane(queue)} and m.lease_request = ${requestId} and m.lease_expires_at > carillon_now() and not m.acked
+    order by m.rank, m.seq`.execute(db);
+  return rows;
+}
+
+/** How many leases one call takes back, so that its transaction stays short. */
+const EXPIRE_STEP = 500;
+
+/**
+ * Takes back leases that ran out. Each counts as a failure; a message with more than max_retries of them becomes a dead
+ * letter. Returns how many were taken back.
+ */
+export async function expireLeases(trx: Db, queue: QueueRow): Promise<number> {
+  const { rows } = await sql<{ message_id: string; failure_count: number; acked: boolean }>`
+    update messages m
+    set visible_at = m.lease_expires_at, lease_expires_at = null, lease_request = null,
+        failure_count = m.failure_count + 1, expiry_count = m.expiry_count + 1
+    where ${lane(queue)} and m.message_id = any(array(
+      select m.message_id from messages m
+      where ${lane(queue)} and m.lease_expires_at <= carillon_now()
+      order by m.lease_expires_at limit ${EXPIRE_STEP} for update skip locked))
+    returning m.message_id, m.failure_count, m.acked`.execute(trx);
+  const acked = rows.filter((row) => row.acked).map((row) => row.message_id);
+  if (acked.length > 0) await removeAcked(trx, queue, acked);
+  const dead = rows.filter((row) => !row.acked && row.failure_count > queue.max_retries).map((row) => row.message_id);
+  if (dead.length > 0) await buryMessages(trx, queue, dead, { reason: "max_retries", error: "the lease ran out" });
+  return rows.length;
+}
+
+/** Queues with leases that ran out. */
+export async function queuesWithExpiredLeases(db: Db, limit: number): Promise<QueueRow[]> {
+  const { rows } = await sql<QueueRow>`
+    select q.* from queues q
+    join (select distinct project_id, queue_id from messages where lease_expires_at <= carillon_now() limit ${limit}) due
+      using (project_id, queue_id)`.execute(db);
+  return rows;
+}
+
+/** Leases of one queue: the id of the message by the lease's token. */
+export type Leases = ReadonlyMap<string, string>;
+
+/** The leases that a hand-out started. */
+export function leasesOf(messages: readonly MessageRow[]): Leases {
+  return new Map(messages.flatMap((row) => (row.lease_token === null ? [] : [[row.lease_token, row.message_id]])));
+}
+
+/** The messages are named by their ids as well, because a search by token alone reads every lease of the queue. */
+const held = (queue: QueueRow, leases: Leases) => sql`
+  ${lane(queue)} and m.message_id = any(${[...leases.values()]}::uuid[])
+    and m.lease_token = any(${[...leases.keys()]}::uuid[]) and m.lease_expires_at > carillon_now() and not m.acked`;
+
+/**
+ * Ends leases early without counting a failure. Their receipts stay good for an ack until somebody else is given the
+ * message. Locks in the order of ids, as all that wait for many messages.
+ */
+export async function releaseLeases(db: Db, queue: QueueRow, leases: Leases): Promise<void> {
+  if (leases.size === 0) return;
+  await sql`
+    update messages m set lease_expires_at = null, lease_request = null, visible_at = least(m.visible_at, carillon_now())
+    where ${lane(queue)} and m.message_id = any(array(
+      select m.message_id from messages m where ${held(queue, leases)} order by m.message_id for update))`.execute(db);
+}
+
+/** Those of the leases that still hold. */
+export async function liveLeases(db: Db, queue: QueueRow, leases: Leases): Promise<Leases> {
+  if (leases.size === 0) return leases;
+  const { rows } = await sql<{ lease_token: string; message_id: string }>`
+    select m.lease_token, m.message_id from messages m where ${held(queue, leases)}`.execute(db);
+  return new Map(rows.map((row) => [row.lease_token, row.message_id]));
+}
+
+/** Makes hand-outs with the same request id take turns until the transaction ends, so that two cannot both lease. */
+export async function lockRequest(trx: Db, queue: QueueRow, requestId: string): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtextextended(${`${queue.queue_id}/${requestId}`}, 1))`.execute(trx);
+}

@@ -1,0 +1,184 @@
+import { sql } from "kysely";
+import type { Db, QueueRow } from "../db/schema.ts";
+
+/** A message to store. */
+export interface NewMessage {
+  readonly payload: Uint8Array;
+  readonly contentType: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly groupId: string;
+  readonly priority: number;
+  readonly delaySeconds: number;
+}
+
+/** A message with its body. */
+export interface MessageRow {
+  readonly message_id: string;
+  readonly payload: Buffer;
+  readonly content_type: string;
+  readonly headers: Record<string, string>;
+  readonly group_id: string;
+  readonly priority: number;
+  readonly receive_count: number;
+  readonly failure_count: number;
+  readonly published_at: Date;
+  readonly visible_at: Date;
+  readonly lease_token: string | null;
+  readonly lease_expires_at: Date | null;
+  readonly error: string | null;
+  readonly dead_reason: string | null;
+  readonly dead_lettered_at: Date | null;
+  readonly source_queue: string | null;
+}
+
+/** Minutes of waiting that one step of priority is worth. The whole of the ageing rule: nothing waits for ever. */
+const MINUTES_PER_PRIORITY = 1;
+
+/**
+ * Stores messages in the order given and returns their ids in that order.
+ *
+ * In a FIFO queue, transactions that publish take turns, so that the order of seq is the order of the commits.
+ */
+export async function publishMessages(trx: Db, queue: QueueRow, messages: readonly NewMessage[]): Promise<string[]> {
+  if (messages.length === 0) return [];
+  const fifo = queue.type === "fifo";
+  if (fifo) await lockLane(trx, queue.project_id, queue.queue_id);
+  const { rows } = await sql<{ message_id: string }>`
+    with turn as (select ${fifo ? TURN_SEQ : sql`0`} as seq),
+    input as materialized (
+      select carillon_id() as message_id, carillon_now() + make_interval(secs => delay) as visible_at, given.*
+      from unnest(
+        ${messages.map((m) => m.groupId)}::text[],
+        ${messages.map((m) => m.priority)}::int[],
+        ${messages.map((m) => m.delaySeconds)}::int[],
+        ${messages.map((m) => Buffer.from(m.payload.buffer, m.payload.byteOffset, m.payload.byteLength))}::bytea[],
+        ${messages.map((m) => m.contentType)}::text[],
+        ${messages.map((m) => JSON.stringify(m.headers))}::text[]
+      ) with ordinality as given (group_id, priority, delay, payload, content_type, headers, ord)
+    ),
+    stored as (
+      insert into messages (project_id, queue_id, message_id, seq, group_id, priority, visible_at, rank, published_at, expires_at)
+      select ${queue.project_id}::uuid, ${queue.queue_id}::uuid, message_id, turn.seq + ord, group_id, priority, visible_at,
+             visible_at - ${headStart(queue)}, carillon_now(),
+             visible_at + make_interval(days => ${queue.message_retention_days}::int)
+      from input, turn
+    ),
+    bodies as (
+      insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers)
+      select ${queue.project_id}::uuid, ${queue.queue_id}::uuid, message_id, payload, content_type, headers::jsonb from input
+    )
+    select message_id from input order by ord`.execute(trx);
+  return rows.map((row) => row.message_id);
+}
+
+/** Makes transactions that need the order of one lane take turns until they end. */
+export async function lockLane(trx: Db, projectId: string, queueId: string): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtextextended(${`${projectId}/${queueId}`}, 0))`.execute(trx);
+}
+
+/**
+ * What the seqs of one statement's messages are counted from: 100 000 for each turn, more than a statement stores. Drawn
+ * under lockLane it is higher than every seq that the lane has, whatever has left the lane.
+ */
+export const TURN_SEQ = sql`nextval('lane_turns') * 100000`;
+
+/** How much earlier a message stands in line for its priority, where the queue counts it. */
+export function headStart(queue: Pick<QueueRow, "enable_priority">) {
+  return sql`make_interval(mins => priority * ${queue.enable_priority ? MINUTES_PER_PRIORITY : 0}::int)`;
+}
+
+/**
+ * Removes messages of a lane for good and remembers that they were acked.
+ */
+export async function removeAcked(trx: Db, queue: QueueRow, messageIds: readonly string[]): Promise<void> {
+  await sql`
+    with gone as (
+      delete from messages
+      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(${messageIds}::uuid[])
+      returning project_id, queue_id, message_id, published_at
+    ),
+    bodies as (
+      delete from message_bodies
+      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(${messageIds}::uuid[])
+    )
+    insert into acked_messages (project_id, queue_id, message_id, published_at, acked_at)
+    select project_id, queue_id, message_id, published_at, carillon_now() from gone
+    on conflict do nothing`.execute(trx);
+}
+
+/** How many messages one statement of a purge removes. It bounds the memory and the time that a statement takes. */
+const PURGE_STEP = 20_000;
+/** Lies before every id. */
+const FIRST_ID = "00000000-0000-0000-0000-000000000000";
+
+/**
+ * Removes every message that was in the queue before the transaction began, leased or not, and returns how many.
+ * Dead letters that others sent to this queue are messages of it; its own dead letters are not.
+ */
+export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
+  let purged = 0;
+  let after = FIRST_ID;
+  for (;;) {
+    // In the order of ids: so that no two that lock many messages can wait for each other in a circle, and so that no
+    // step walks over what the steps before have deleted.
+    const { rows } = await sql<{ count: number; last: string | null }>`
+      with gone as (
+        delete from messages
+        where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(array(
+          select message_id from messages
+          where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id > ${after}
+            and published_at <= carillon_now()
+          order by message_id limit ${PURGE_STEP} for update))
+        returning message_id
+      ),
+      bodies as (
+        delete from message_bodies
+        where project_id = ${queue.project_id} and queue_id = ${queue.queue_id}
+          and message_id in (select message_id from gone)
+      )
+      select count(*)::int as count, (select message_id from gone order by message_id desc limit 1) as last
+      from gone`.execute(trx);
+    const { count = 0, last = null } = rows[0] ?? {};
+    purged += count;
+    if (last === null) return purged;
+    after = last;
+  }
+}
+
+/** What a queue holds. */
+export interface QueueStatsRow {
+  readonly available: number;
+  readonly delayed: number;
+  readonly in_flight: number;
+  readonly dead: number;
+  readonly oldest_age_seconds: number | null;
+  readonly published: number;
+  readonly acked: number;
+}
+
+/** Counts what a queue holds, and what went through it in the last 60 seconds. Reads every row of the queue. */
+export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow> {
+  const lane = sql`project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`;
+  const free = sql`(lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now()`;
+  const { rows } = await sql<QueueStatsRow>`
+    select held.*, acks.acked, held.published + acks.published as published,
+      (select count(*)::int from messages
+       where project_id = ${queue.project_id} and source_queue_id = ${queue.queue_id}) as dead
+    from (
+      select
+        count(*) filter (where ${free} and visible_at <= carillon_now())::int as available,
+        count(*) filter (where ${free} and visible_at > carillon_now())::int as delayed,
+        count(*) filter (where lease_expires_at > carillon_now() and not acked)::int as in_flight,
+        extract(epoch from carillon_now() - min(published_at)
+          filter (where ${free} and visible_at <= carillon_now()))::int as oldest_age_seconds,
+        count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
+      from messages where ${lane}
+    ) held, (
+      select count(*)::int as acked,
+             count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
+      from acked_messages where ${lane} and acked_at > carillon_now() - interval '60 seconds'
+    ) acks`.execute(db);
+  const stats = rows[0];
+  if (stats === undefined) throw new Error("an aggregate without a row");
+  return stats;
+}

@@ -1,0 +1,62 @@
+import { sql } from "kysely";
+import type { Db } from "../db/schema.ts";
+
+/** Deletes up to `limit` messages whose retention ended, dead letters included, and returns how many. */
+export async function pruneMessages(db: Db, limit: number): Promise<number> {
+  return deleteMessages(
+    db,
+    sql`select project_id, queue_id, message_id from messages
+        where expires_at <= carillon_now() and (lease_expires_at is null or lease_expires_at <= carillon_now())
+        limit ${limit} for update skip locked`,
+  );
+}
+
+/** How long after its deletion a queue's lane is looked at: calls that had read the queue before may still store messages. */
+const LATE_MINUTES = 60;
+
+/**
+ * Deletes up to `limit` messages of a deleted queue and returns how many; with none to delete, forgets empty lanes of
+ * queues deleted long enough ago. What was acked there is forgotten with age, as everywhere.
+ */
+export async function pruneDroppedLanes(db: Db, limit: number): Promise<number> {
+  const holds = sql`exists (select from messages m where m.project_id = l.project_id and m.queue_id = l.queue_id)`;
+  const { rows } = await sql<{ project_id: string; queue_id: string }>`
+    select project_id, queue_id from dropped_lanes l where ${holds} limit 1`.execute(db);
+  const lane = rows[0];
+  if (lane !== undefined) {
+    return deleteMessages(
+      db,
+      sql`select project_id, queue_id, message_id from messages
+          where project_id = ${lane.project_id} and queue_id = ${lane.queue_id}
+          limit ${limit} for update skip locked`,
+    );
+  }
+  const { numAffectedRows } = await sql`
+    delete from dropped_lanes l
+    where dropped_at <= carillon_now() - make_interval(mins => ${LATE_MINUTES}) and not ${holds}`.execute(db);
+  return Number(numAffectedRows ?? 0n);
+}
+
+/** Deletes up to `limit` records of messages acked more than a day ago and returns how many. */
+export async function pruneAckedMessages(db: Db, limit: number): Promise<number> {
+  const { numAffectedRows } = await sql`
+    delete from acked_messages where ctid = any(array(
+      select ctid from acked_messages where acked_at <= carillon_now() - interval '1 day' limit ${limit}))`.execute(db);
+  return Number(numAffectedRows ?? 0n);
+}
+
+async function deleteMessages(db: Db, which: ReturnType<typeof sql>): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    with picked as materialized (${which}),
+    gone as (
+      delete from messages m using picked
+      where m.project_id = picked.project_id and m.queue_id = picked.queue_id and m.message_id = picked.message_id
+      returning m.project_id, m.queue_id, m.message_id
+    ),
+    bodies as (
+      delete from message_bodies b using gone
+      where b.project_id = gone.project_id and b.queue_id = gone.queue_id and b.message_id = gone.message_id
+    )
+    select count(*)::int as count from gone`.execute(db);
+  return rows[0]?.count ?? 0;
+}

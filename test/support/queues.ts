@@ -1,0 +1,39 @@
+import type { Db } from "../../src/db/schema.ts";
+import { type NewMessage, publishMessages } from "../../src/store/messages.ts";
+import { ensureProject } from "../../src/store/projects.ts";
+import { createQueue, type NamedQueueRow, QUEUE_DEFAULTS, type QueueSettings } from "../../src/store/queues.ts";
+
+/** A queue with default settings but for those given, in a project of that name. */
+export async function makeQueue(
+  db: Db,
+  projectName: string,
+  settings: Partial<QueueSettings> & { name?: string } = {},
+): Promise<NamedQueueRow> {
+  const { name = "orders", ...given } = settings;
+  const project = await ensureProject(db, projectName, "secret");
+  return (await createQueue(db, project.project_id, name, { ...QUEUE_DEFAULTS, ...given })).queue;
+}
+
+/** Publishes one message for each payload and returns their ids. */
+export function publish(
+  db: Db,
+  queue: NamedQueueRow,
+  payloads: readonly string[],
+  message: Partial<NewMessage> = {},
+): Promise<string[]> {
+  return db.transaction().execute((trx) =>
+    publishMessages(
+      trx,
+      queue,
+      payloads.map((payload) => ({
+        payload: Buffer.from(payload),
+        contentType: "",
+        headers: {},
+        groupId: "",
+        priority: 0,
+        delaySeconds: 0,
+        ...message,
+      })),
+    ),
+  );
+}
