@@ -1,0 +1,104 @@
+import type { IncomingHttpHeaders } from "node:http";
+import { type Dispatcher, errors, type Pool } from "undici";
+import { AttemptFailure } from "./failure.ts";
+
+/** How much of a response body is read before the connection is dropped. */
+const MAX_BODY_READ = 65_536;
+/** How much of it is kept; the longest that an attempt's record stores. */
+const MAX_BODY_KEPT = 16_384;
+/** How many interim (1xx) responses may come before the answer. */
+const MAX_INTERIM = 8;
+
+/** What a receiver answered. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  /** The first 16 KiB of the body, as sent: nothing is decompressed. */
+  readonly body: Uint8Array;
+  /** Whether `body` is the whole body; false when it was longer, or broke off, or the deadline cut it. */
+  readonly bodyComplete: boolean;
+}
+
+/**
+ * Sends one POST on a connection of the pool and reads the answer.
+ * Once the status line and headers are in, the answer is an answer, whatever becomes of the body: the receiver has
+ * decided, and to send again because the rest was slow would deliver twice.
+ * Throws AttemptFailure. When the signal aborts before the headers are in, rethrows its reason; nothing is written
+ * afterwards.
+ */
+export function exchange(
+  pool: Pool,
+  request: { readonly path: string; readonly headers: Record<string, string>; readonly body: Uint8Array },
+  signal: AbortSignal,
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    let controller: Dispatcher.DispatchController | undefined;
+    let head: { readonly status: number; readonly headers: IncomingHttpHeaders } | undefined;
+    const chunks: Buffer[] = [];
+    let bytesRead = 0;
+    let interim = 0;
+
+    const stop = (error: unknown): void => {
+      signal.removeEventListener("abort", onAbort);
+      if (head === undefined) {
+        reject(error instanceof AttemptFailure || signal.aborted ? error : asFailure(error));
+      } else {
+        finish(false);
+      }
+    };
+    const finish = (complete: boolean): void => {
+      signal.removeEventListener("abort", onAbort);
+      if (head === undefined) return;
+      const body = new Uint8Array(Buffer.concat(chunks).subarray(0, MAX_BODY_KEPT));
+      resolve({ ...head, body, bodyComplete: complete && bytesRead <= MAX_BODY_KEPT });
+    };
+    const onAbort = (): void => {
+      stop(signal.reason);
+      controller?.abort(new Error("given up"));
+    };
+    signal.throwIfAborted();
+    signal.addEventListener("abort", onAbort, { once: true });
+
+    pool.dispatch(
+      { ...request, method: "POST" },
+      {
+        onRequestStart(started) {
+          controller = started;
+          // The connection took longer than the caller waits: not one byte goes out.
+          if (signal.aborted) started.abort(new Error("given up"));
+        },
+        onResponseStart(_, status, headers) {
+          if (status >= 200) {
+            head = { status, headers };
+          } else if (++interim > MAX_INTERIM) {
+            throw new AttemptFailure("response_invalid", "too many interim responses");
+          }
+        },
+        onResponseData(reading, chunk) {
+          if (bytesRead < MAX_BODY_KEPT) chunks.push(Buffer.from(chunk));
+          bytesRead += chunk.length;
+          if (bytesRead <= MAX_BODY_READ) return;
+          finish(false);
+          reading.abort(new Error("enough read"));
+        },
+        onResponseEnd: () => finish(true),
+        onResponseError: (_, error) => stop(error),
+      },
+    );
+  });
+}
+
+function asFailure(cause: unknown): AttemptFailure {
+  if (cause instanceof errors.HeadersOverflowError) {
+    return new AttemptFailure("response_invalid", "the response headers are longer than 16 KiB", { cause });
+  }
+  const refused = cause instanceof errors.SocketError && /^bad (response|upgrade)$/.test(cause.message);
+  if (
+    refused ||
+    cause instanceof errors.HTTPParserError ||
+    cause instanceof errors.ResponseContentLengthMismatchError
+  ) {
+    return new AttemptFailure("response_invalid", "the response is not valid HTTP/1.1", { cause });
+  }
+  return new AttemptFailure("reset", "the connection was closed before an answer", { cause });
+}
