@@ -1,0 +1,48 @@
+import { createContextKey, type HandlerContext } from "@connectrpc/connect";
+import type { Db } from "../db/schema.ts";
+import type { Wakeups } from "../db/wakeups.ts";
+import type { TargetPolicy } from "../webhook/target.ts";
+
+/** All that a handler may touch. */
+export interface AppContext {
+  readonly db: Db;
+  readonly wakeups: Wakeups;
+  /** Which URLs may be delivered to. */
+  readonly targets: TargetPolicy;
+  readonly limits: ApiLimits;
+}
+
+/** Limits that the operator sets. */
+export interface ApiLimits {
+  /** Largest payload of a message, cron job or task, in bytes. */
+  readonly maxPayloadBytes: number;
+  /** How long an idempotency key is remembered, in seconds. */
+  readonly idempotencySeconds: number;
+  /** Whether publishing to an unknown queue creates it. */
+  readonly autoCreateQueues: boolean;
+}
+
+/** Who calls: the project that the API key belongs to. */
+export interface Principal {
+  readonly projectId: string;
+  readonly strictPathBody: boolean;
+  readonly strictFields: boolean;
+}
+
+/** Where the key check leaves the principal for the handlers. */
+export const principalKey = createContextKey<Principal | undefined>(undefined, { description: "principal" });
+
+/** The project of the caller. Every statement that a handler causes is confined to it. */
+export function projectOf(ctx: HandlerContext): string {
+  const principal = ctx.values.get(principalKey);
+  if (principal === undefined) throw new Error("a handler ran without the key check");
+  return principal.projectId;
+}
+
+/**
+ * Tells the caller something that is no error, in the header X-Scheduling-Warning. Characters that a header cannot carry
+ * become question marks.
+ */
+export function warn(ctx: HandlerContext, warning: string): void {
+  ctx.responseHeader.append("x-scheduling-warning", warning.replace(/[^\x20-\x7e]/g, "?"));
+}

@@ -1,0 +1,81 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import {
+  PushMode,
+  type PushSubscriptionSchema,
+  type QueueMessageSchema,
+  type QueueSchema,
+  type QueueStatsSchema,
+  QueueType,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
+import { formatId } from "../domain/ids.ts";
+import type { MessageRow, QueueStatsRow } from "../store/messages.ts";
+import type { NamedSubscriptionRow } from "../store/push-subscriptions.ts";
+import type { NamedQueueRow } from "../store/queues.ts";
+
+const QUEUE_TYPES = { standard: QueueType.STANDARD, fifo: QueueType.FIFO } as const;
+const PUSH_MODES = { compete: PushMode.COMPETE, fanout: PushMode.FANOUT } as const;
+
+export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema> {
+  return {
+    queue: row.name,
+    type: QUEUE_TYPES[row.type],
+    ...(row.dead_letter_queue === null ? {} : { deadLetterQueue: row.dead_letter_queue }),
+    maxRetries: row.max_retries,
+    messageRetentionDays: row.message_retention_days,
+    visibilityTimeoutDefault: row.visibility_timeout_seconds,
+    enablePriority: row.enable_priority,
+    paused: row.paused,
+    createdAt: timestampFromDate(row.created_at),
+    updatedAt: timestampFromDate(row.updated_at),
+  };
+}
+
+export function toMessage(row: MessageRow): MessageInitShape<typeof QueueMessageSchema> {
+  return {
+    messageId: formatId("msg", row.message_id),
+    payload: row.payload,
+    contentType: row.content_type,
+    attempts: row.receive_count,
+    enqueuedAt: timestampFromDate(row.published_at),
+    availableAt: timestampFromDate(row.visible_at),
+    priority: row.priority,
+    headers: row.headers,
+    ...(row.group_id === "" ? {} : { groupId: row.group_id }),
+    ...(row.lease_token === null ? {} : { receipt: row.lease_token }),
+    ...(row.lease_expires_at === null ? {} : { leaseExpiresAt: timestampFromDate(row.lease_expires_at) }),
+    ...(row.dead_reason === null ? {} : { reason: row.dead_reason }),
+    ...(row.dead_reason === null || row.error === null ? {} : { error: row.error }),
+    ...(row.dead_lettered_at === null ? {} : { deadLetteredAt: timestampFromDate(row.dead_lettered_at) }),
+    ...(row.source_queue === null ? {} : { sourceQueue: row.source_queue }),
+  };
+}
+
+/** Rates are over the 60 seconds that the counts cover. */
+export function toStats(queue: NamedQueueRow, row: QueueStatsRow): MessageInitShape<typeof QueueStatsSchema> {
+  return {
+    queue: queue.name,
+    available: row.available,
+    delayed: row.delayed,
+    inFlight: row.in_flight,
+    dlq: row.dead,
+    ...(row.oldest_age_seconds === null ? {} : { oldestAgeSeconds: row.oldest_age_seconds }),
+    paused: queue.paused,
+    rates: { publishedPerSecond: row.published / 60, ackedPerSecond: row.acked / 60 },
+  };
+}
+
+export function toSubscription(row: NamedSubscriptionRow): MessageInitShape<typeof PushSubscriptionSchema> {
+  return {
+    subscriptionId: formatId("sub", row.subscription_id),
+    queue: row.queue,
+    url: row.url,
+    mode: PUSH_MODES[row.mode],
+    ...(row.max_retries === null ? {} : { maxRetries: row.max_retries }),
+    ...(row.visibility_timeout_seconds === null ? {} : { visibilityTimeout: row.visibility_timeout_seconds }),
+    ...(row.dead_letter_queue === null ? {} : { deadLetterQueue: row.dead_letter_queue }),
+    paused: row.paused,
+    createdAt: timestampFromDate(row.created_at),
+    updatedAt: timestampFromDate(row.updated_at),
+  };
+}

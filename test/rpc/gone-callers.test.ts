@@ -1,0 +1,114 @@
+import { create } from "@bufbuild/protobuf";
+import { createContextValues, createHandlerContext } from "@connectrpc/connect";
+import { sql } from "kysely";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import {
+  ConsumeRequestSchema,
+  ConsumeStreamRequestSchema,
+  QueueService,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
+import { Wakeups } from "../../src/db/wakeups.ts";
+import { consumeStream } from "../../src/rpc/consume-stream.ts";
+import { type AppContext, principalKey } from "../../src/rpc/context.ts";
+import { messageHandlers } from "../../src/rpc/message-handlers.ts";
+import { leaseMessages } from "../../src/store/leases.ts";
+import type { NamedQueueRow } from "../../src/store/queues.ts";
+import { type TestDatabase, testDatabase } from "../support/database.ts";
+import { makeQueue, publish } from "../support/queues.ts";
+
+let t: TestDatabase;
+let app: AppContext;
+let wakeups: Wakeups;
+let queue: NamedQueueRow;
+
+beforeAll(async () => {
+  t = await testDatabase();
+  wakeups = new Wakeups(t.url);
+  app = {
+    db: t.db,
+    wakeups,
+    targets: { allowHttp: false, allowLoopback: false, allow: [] },
+    limits: { maxPayloadBytes: 1_048_576, idempotencySeconds: 86_400, autoCreateQueues: true },
+  };
+});
+afterAll(async () => {
+  await wakeups[Symbol.asyncDispose]();
+  await t[Symbol.asyncDispose]();
+});
+beforeEach(async (context) => {
+  queue = await makeQueue(t.db, context.task.id);
+});
+
+/** The context of a call that `leave` ends, as the end of its connection does. */
+function callOf(method: "consume" | "consumeStream") {
+  const values = createContextValues();
+  const principal = { projectId: queue.project_id, strictPathBody: false, strictFields: false };
+  const ctx = createHandlerContext({
+    service: QueueService,
+    method: QueueService.method[method],
+    protocolName: "connect",
+    requestMethod: "POST",
+    url: "http://carillon.test/",
+    contextValues: values.set(principalKey, principal),
+  });
+  return { ctx, leave: () => ctx.abort(new Error("the caller left")) };
+}
+
+/** What is available now, with how often it failed and how often it was handed out. */
+async function available() {
+  const rows = await t.db
+    .transaction()
+    .execute((trx) => leaseMessages(trx, queue, { limit: 10, visibilitySeconds: 30, requestId: "" }));
+  return rows.map(({ failure_count, receive_count }) => ({ failure_count, receive_count }));
+}
+
+async function untilSomeoneWaits(): Promise<void> {
+  for (;;) {
+    const { rows } = await sql<{ waits: boolean }>`
+      select exists (select from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock') as waits`.execute(t.db);
+    if (rows[0]?.waits) return;
+  }
+}
+
+const GIVEN_BACK = [{ failure_count: 0, receive_count: 2 }];
+
+test("a waiting consumer that leaves is not given what comes afterwards", async () => {
+  const { ctx, leave } = callOf("consume");
+  const request = create(ConsumeRequestSchema, { queue: queue.name, waitSeconds: 20 });
+  const answer = messageHandlers(app).consume(request, ctx);
+  await publish(t.db, queue, ["x"], { delaySeconds: 1 });
+  await t.advanceClock(2);
+  leave();
+  await answer;
+  // Not leased at all, or given back where its poll came just before it left.
+  expect(await available()).toMatchObject([{ failure_count: 0 }]);
+});
+
+test("what is leased for a consumer that leaves meanwhile is given back without a failure", async () => {
+  await publish(t.db, queue, ["x"]);
+  const { ctx, leave } = callOf("consume");
+  const answer = messageHandlers(app).consume(create(ConsumeRequestSchema, { queue: queue.name }), ctx);
+  leave();
+  await answer;
+  expect(await available()).toEqual(GIVEN_BACK);
+});
+
+test("what a stream leases while its caller leaves is given back without a failure", async () => {
+  await publish(t.db, queue, ["x"]);
+  const { ctx, leave } = callOf("consumeStream");
+  const request = create(ConsumeStreamRequestSchema, { queue: queue.name });
+  const stream = consumeStream(app).consumeStream(request, ctx)[Symbol.asyncIterator]();
+  await stream.next();
+  // The lease is held up until the caller has left.
+  const next = await t.db.transaction().execute(async (trx) => {
+    await sql`lock table messages in access exclusive mode`.execute(trx);
+    const leasing = stream.next();
+    leasing.catch(() => {});
+    await untilSomeoneWaits();
+    leave();
+    return { leasing };
+  });
+  await expect(next.leasing).rejects.toThrow();
+  expect(await available()).toEqual(GIVEN_BACK);
+});
