@@ -1,0 +1,62 @@
+import { findProject, listProjects, setStrictSwitches } from "../store/projects.ts";
+import { CommandError } from "./failure.ts";
+import { openMigratedDatabase } from "./open-database.ts";
+import { formatTable } from "./table.ts";
+
+/** `carillon projects list`. */
+export async function showProjects({ json }: { json?: true }): Promise<number> {
+  await using database = await openMigratedDatabase();
+  const rows = (await listProjects(database.db)).map((row) => ({
+    project: row.name,
+    strict_path_body: row.strict_path_body,
+    strict_fields: row.strict_fields,
+    created_at: row.created_at.toISOString(),
+  }));
+  if (json) console.log(JSON.stringify(rows));
+  else if (rows.length === 0) console.log("no projects; carillon keys create --project NAME makes one");
+  else {
+    const cells = rows.map((row) => [
+      row.project,
+      onOff(row.strict_path_body),
+      onOff(row.strict_fields),
+      row.created_at,
+    ]);
+    console.log(formatTable(["PROJECT", "STRICT PATH", "STRICT FIELDS", "CREATED"], cells));
+  }
+  return 0;
+}
+
+export interface StrictOptions {
+  readonly pathBody?: boolean;
+  readonly fields?: boolean;
+}
+
+/** `carillon projects strict`: running servers follow within 5 seconds. */
+export async function setStrict(project: string, { pathBody, fields }: StrictOptions): Promise<number> {
+  if (pathBody === undefined && fields === undefined) throw new CommandError("name a switch: --path-body or --fields");
+  await using database = await openMigratedDatabase();
+  const row = await setStrictSwitches(database.db, project, {
+    ...(pathBody !== undefined && { strictPathBody: pathBody }),
+    ...(fields !== undefined && { strictFields: fields }),
+  });
+  if (row === undefined) throw noProject(project);
+  console.log(`${project}: strict path ${onOff(row.strict_path_body)}, strict fields ${onOff(row.strict_fields)}`);
+  return 0;
+}
+
+/** `carillon projects signing-secret`: what receivers of a project verify with where no other secret was set. */
+export async function showSigningSecret(project: string): Promise<number> {
+  await using database = await openMigratedDatabase();
+  const row = await findProject(database.db, project);
+  if (row === undefined) throw noProject(project);
+  console.log(row.signing_secret);
+  return 0;
+}
+
+function noProject(name: string): CommandError {
+  return new CommandError(`there is no project ${name}; carillon projects list shows them`);
+}
+
+function onOff(value: boolean): string {
+  return value ? "on" : "off";
+}

@@ -1,0 +1,45 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type BufProtocol, bufCurl, bufCurlClient } from "./clients/buf-curl-client.ts";
+import { describeFlows } from "./clients/flows.ts";
+import { startWorld, type TestWorld } from "./clients/world.ts";
+
+let world: TestWorld;
+beforeAll(async () => {
+  world = await startWorld();
+});
+afterAll(() => world?.[Symbol.asyncDispose]());
+
+const PROTOCOLS: readonly BufProtocol[] = ["grpc", "grpcweb", "connect"];
+
+for (const protocol of PROTOCOLS) {
+  describeFlows(`buf curl, ${protocol}`, bufCurlClient(protocol), () => world);
+}
+
+describe("buf curl, by reflection and without a key", () => {
+  test.each(PROTOCOLS)("lists the services over %s", async (protocol) => {
+    const { stdout, stderr } = await bufCurl(["--protocol", protocol, "--list-services", world.url]);
+    expect(stderr).toBe("");
+    expect(stdout.trim().split("\n")).toEqual([
+      "grpc.health.v1.Health",
+      "grpc.reflection.v1.ServerReflection",
+      "grpc.reflection.v1alpha.ServerReflection",
+      "scheduling.v1.CronService",
+      "scheduling.v1.QueueService",
+      "scheduling.v1.TaskService",
+    ]);
+  });
+
+  test("lists every method of the contract", async () => {
+    const { stdout } = await bufCurl(["--list-methods", world.url]);
+    const methods = stdout.trim().split("\n");
+    expect(methods).toContain("scheduling.v1.QueueService/ConsumeStream");
+    expect(methods.filter((method) => method.startsWith("scheduling.v1.CronService/"))).toHaveLength(11);
+    expect(methods.filter((method) => method.startsWith("scheduling.v1.QueueService/"))).toHaveLength(22);
+    expect(methods.filter((method) => method.startsWith("scheduling.v1.TaskService/"))).toHaveLength(7);
+  });
+
+  test("asks about health", async () => {
+    const { stdout } = await bufCurl(["--data", "{}", `${world.url}/grpc.health.v1.Health/Check`]);
+    expect(JSON.parse(stdout)).toEqual({ status: "SERVING" });
+  });
+});

@@ -1,0 +1,119 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { hashApiKey, newApiKey } from "../../src/domain/api-key.ts";
+import { createApiKey } from "../../src/store/api-keys.ts";
+import { ensureProject } from "../../src/store/projects.ts";
+import { startTestCarillon, type TestCarillon } from "../support/carillon.ts";
+
+/** An id of every kind that looks right and never existed. */
+const ABSENT = {
+  cron_id: "cron_00000000000000000000000000",
+  run_id: "run_00000000000000000000000000",
+  task_id: "task_00000000000000000000000000",
+  message_id: "msg_00000000000000000000000000",
+  subscription_id: "sub_00000000000000000000000000",
+  queue: "absent",
+};
+
+let carillon: TestCarillon;
+let foreign: typeof ABSENT;
+let strangerKey: string;
+
+beforeAll(async () => {
+  carillon = await startTestCarillon();
+  const { db } = carillon.database;
+  strangerKey = newApiKey();
+  const stranger = await ensureProject(db, "stranger", "secret");
+  await createApiKey(db, {
+    projectId: stranger.project_id,
+    name: "stranger",
+    hint: "stranger",
+    keyHash: hashApiKey(strangerKey),
+  });
+
+  const url = "https://api.example.com/hook";
+  const job = (await carillon.rest("POST", "/cron/create", { cron_expr: "0 0 1 1 *", url, max_runs: 1 })).body;
+  const run = (await carillon.rest("POST", `/cron/pause/${job.cron_id}`)).body;
+  expect(run.enabled).toBe(false);
+  const task = (await carillon.rest("POST", "/task/schedule", { url, run_at: "2030-01-01T00:00:00Z" })).body;
+  const message = (await carillon.rest("POST", "/queue/publish", { queue: "theirs", payload: 1 })).body;
+  const subscription = (await carillon.rest("POST", "/queue/push_subscribe/pushed", { url })).body;
+  foreign = {
+    cron_id: job.cron_id,
+    run_id: task.last_run.run_id,
+    task_id: task.task_id,
+    message_id: message.message_id,
+    subscription_id: subscription.subscription_id,
+    queue: "theirs",
+  };
+});
+afterAll(() => carillon[Symbol.asyncDispose]());
+
+const calls: readonly (readonly [method: string, path: string, body?: object])[] = [
+  ["GET", "/cron/get/{cron_id}"],
+  ["PATCH", "/cron/update/{cron_id}", { name: "mine" }],
+  ["DELETE", "/cron/delete/{cron_id}"],
+  ["POST", "/cron/pause/{cron_id}"],
+  ["POST", "/cron/resume/{cron_id}"],
+  ["POST", "/cron/trigger/{cron_id}"],
+  ["GET", "/cron/runs/get/{cron_id}/{run_id}"],
+  ["GET", "/cron/retention/get/{cron_id}"],
+  ["PUT", "/cron/retention/set/{cron_id}", { retention_days: 1 }],
+  ["GET", "/task/get/{task_id}"],
+  ["POST", "/task/cancel/{task_id}"],
+  ["POST", "/task/reschedule/{task_id}", { run_at: "2031-01-01T00:00:00Z" }],
+  ["POST", "/task/run_now/{task_id}"],
+  ["GET", "/run/list?cron_id={cron_id}"],
+  ["GET", "/run/list?task_id={task_id}"],
+  ["GET", "/queue/get/{queue}"],
+  ["PATCH", "/queue/update/{queue}", { max_retries: 1 }],
+  ["DELETE", "/queue/delete/{queue}"],
+  ["POST", "/queue/purge/{queue}"],
+  ["GET", "/queue/stats/{queue}"],
+  ["POST", "/queue/consume", { queue: "{queue}" }],
+  ["GET", "/queue/consume_stream/{queue}"],
+  ["POST", "/queue/ack", { queue: "{queue}", message_id: "{message_id}" }],
+  ["POST", "/queue/nack", { queue: "{queue}", message_id: "{message_id}" }],
+  ["POST", "/queue/extend", { queue: "{queue}", message_id: "{message_id}", visibility_timeout: 5 }],
+  ["GET", "/queue/dlq/list/{queue}"],
+  ["POST", "/queue/dlq/redrive/{queue}"],
+  ["GET", "/queue/push_subscription/get/{subscription_id}"],
+  ["GET", "/queue/push_subscription/list/{queue}"],
+  ["PATCH", "/queue/push_subscription/update/{subscription_id}", { paused: true }],
+  ["DELETE", "/queue/push_subscription/delete/{subscription_id}"],
+  ["POST", "/queue/push_subscription/rotate_secret/{subscription_id}"],
+  ["POST", "/queue/create", { name: "x", dead_letter_queue: "{queue}" }],
+  ["POST", "/queue/push_subscribe/mine", { url: "https://api.example.com", dead_letter_queue: "{queue}" }],
+];
+
+/** The answer to a call about `ids`, with the ids and what differs from call to call taken out. */
+async function answerAbout(ids: typeof ABSENT, [method, path, body]: (typeof calls)[number]): Promise<string> {
+  const fill = (text: string) => text.replace(/\{(\w+)\}/g, (_, name: string) => ids[name as keyof typeof ids]);
+  const { status, text } = await carillon.rest(method, fill(path), body && fill(JSON.stringify(body)), {
+    authorization: `Bearer ${strangerKey}`,
+  });
+  const blanked = Object.values(ids).reduce((left, id) => left.replaceAll(id, "ID"), text);
+  return `${status} ${blanked.replace(/req_\w+/, "REQUEST")}`;
+}
+
+describe("what belongs to another project", () => {
+  test.each(calls.map((call) => ({ call, name: call.slice(0, 2).join(" ") })))(
+    "$name answers as if it did not exist",
+    async ({ call }) => {
+      expect(await answerAbout(foreign, call)).toBe(await answerAbout(ABSENT, call));
+    },
+  );
+
+  test.each(["/cron/list", "/task/list", "/run/list", "/queue/list"])("is not in %s", async (path) => {
+    const { status, body } = await carillon.rest("GET", path, undefined, { authorization: `Bearer ${strangerKey}` });
+    expect(status).toBe(200);
+    expect(JSON.stringify(body)).not.toMatch(new RegExp(Object.values(foreign).join("|")));
+  });
+
+  test("is untouched by all these calls", async () => {
+    expect((await carillon.rest("GET", `/cron/get/${foreign.cron_id}`)).body).toMatchObject({ state: "paused" });
+    expect((await carillon.rest("GET", `/task/get/${foreign.task_id}`)).body).toMatchObject({ state: "scheduled" });
+    expect((await carillon.rest("GET", `/queue/stats/${foreign.queue}`)).body).toMatchObject({ available: 1 });
+    const path = `/queue/push_subscription/get/${foreign.subscription_id}`;
+    expect((await carillon.rest("GET", path)).body).toMatchObject({ paused: false });
+  });
+});

@@ -1,0 +1,3 @@
+select set_config('lock_timeout', $1, true);
+
+insert into "idempotency_keys" ("project_id", "operation", "resource", "key", "fingerprint", "reply", "warning", "expires_at") values ($1, $2, $3, $4, $5, $6, $7, carillon_now() + make_interval(secs => $8)) on conflict ("project_id", "operation", "resource", "key") do update set "fingerprint" = case when idempotency_keys.expires_at <= carillon_now() then "excluded"."fingerprint" else idempotency_keys.fingerprint end, "reply" = case when idempotency_keys.expires_at <= carillon_now() then null else idempotency_keys.reply end, "expires_at" = case when idempotency_keys.expires_at <= carillon_now() then "excluded"."expires_at" else idempotency_keys.expires_at end returning "fingerprint", "reply", "warning";
