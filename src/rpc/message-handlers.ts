@@ -6,24 +6,20 @@ import {
   type ConsumeRequest,
   ExtendLeaseResponseSchema,
   NackResponseSchema,
-  type PublishBatchMessage,
   PublishBatchResponseSchema,
-  type PublishRequest,
   PublishResponseSchema,
   type QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { queueTopic } from "../db/wakeups.ts";
 import { formatId, parseId } from "../domain/ids.ts";
 import { expireLeases, leaseMessages, leasesOf, lockRequest, releaseLeases, repeatLeases } from "../store/leases.ts";
-import { type MessageRow, type NewMessage, publishMessages } from "../store/messages.ts";
-import type { NamedQueueRow } from "../store/queues.ts";
+import { type MessageRow, publishMessages } from "../store/messages.ts";
 import { ackMessage, type DeliveryKey, extendLease, nackMessage } from "../store/settlements.ts";
-import { checkHeaders } from "../webhook/headers.ts";
-import { type AppContext, projectOf, warn } from "./context.ts";
+import { type AppContext, projectOf } from "./context.ts";
 import { toMessage } from "./convert-queue.ts";
 import { ensureQueue, requireQueue } from "./find-queue.ts";
 import { once } from "./once.ts";
-import { checkPayload, JSON_TYPE } from "./payload.ts";
+import { toNewMessage, warnOfPriority } from "./publishing.ts";
 
 type MessageHandlers = Pick<
   ServiceImpl<typeof QueueService>,
@@ -150,26 +146,6 @@ async function giveBack(app: AppContext, ctx: HandlerContext, req: ConsumeReques
   if (rows.length === 0 || req.requestId !== "") return;
   await releaseLeases(app.db, await requireQueue(app.db, ctx, req.queue), leasesOf(rows));
   app.wakeups.wake(queueTopic(projectOf(ctx), req.queue));
-}
-
-/** The message to store. `prefix` leads to its fields in the request, for refusals. */
-function toNewMessage(app: AppContext, prefix: string, message: PublishRequest | PublishBatchMessage): NewMessage {
-  const payload = message.payload ?? new Uint8Array();
-  checkPayload(app.limits, `${prefix}payload`, payload, message.contentType);
-  return {
-    payload,
-    contentType: message.contentType || JSON_TYPE,
-    headers: checkHeaders(`${prefix}headers`, message.headers),
-    groupId: message.groupId,
-    priority: message.priority ?? 0,
-    delaySeconds: message.delaySeconds ?? 0,
-  };
-}
-
-function warnOfPriority(ctx: HandlerContext, queue: NamedQueueRow, messages: readonly NewMessage[]): void {
-  if (!queue.enable_priority && messages.some((message) => message.priority > 0)) {
-    warn(ctx, `priority is stored but changes nothing, because queue ${queue.name} has enable_priority off`);
-  }
 }
 
 /** Ids and receipts that cannot be ours become ones that nothing has, so that they are answered like unknown ones. */
