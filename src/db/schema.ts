@@ -73,6 +73,8 @@ interface QueuesTable {
   visibility_timeout_seconds: number;
   enable_priority: boolean;
   paused: Generated<boolean>;
+  /** Numbers the queue's line. Never used again. */
+  lane_id: Generated<string>;
   created_at: Stamp;
   updated_at: Generated<Date>;
 }
@@ -128,6 +130,8 @@ interface DroppedLanesTable {
   project_id: string;
   queue_id: string;
   dropped_at: Generated<Date>;
+  /** The queue's line. Null for a graveyard, which has none. */
+  lane_id?: string | null;
 }
 
 export type PushMode = "compete" | "fanout";

@@ -1,6 +1,7 @@
 import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { buryMessages } from "./dead-letters.ts";
+import { liveClaims, setAside } from "./line-claims.ts";
 import { type MessageRow, removeAcked } from "./messages.ts";
 
 export interface LeaseMessages {
@@ -106,12 +107,17 @@ export async function expireLeases(trx: Db, queue: QueueRow): Promise<number> {
   return rows.length;
 }
 
-/** Queues with leases that ran out. */
+/** Queues with leases that ran out, in their lines or outside. */
 export async function queuesWithExpiredLeases(db: Db, limit: number): Promise<QueueRow[]> {
   const { rows } = await sql<QueueRow>`
     select q.* from queues q
     join (select distinct project_id, queue_id from messages where lease_expires_at <= carillon_now() limit ${limit}) due
-      using (project_id, queue_id)`.execute(db);
+      using (project_id, queue_id)
+    union
+    select q.* from queues q
+    where q.lane_id in (select lane_id from line_claims where not settled and expires_at <= carillon_now() limit ${limit})`.execute(
+    db,
+  );
   return rows;
 }
 
@@ -134,6 +140,7 @@ const held = (queue: QueueRow, leases: Leases) => sql`
  */
 export async function releaseLeases(db: Db, queue: QueueRow, leases: Leases): Promise<void> {
   if (leases.size === 0) return;
+  await setAside(db, queue, [...leases.values()]);
   await sql`
     update messages m set lease_expires_at = null, lease_request = null, visible_at = least(m.visible_at, carillon_now())
     where ${lane(queue)} and m.message_id = any(array(
@@ -145,7 +152,15 @@ export async function liveLeases(db: Db, queue: QueueRow, leases: Leases): Promi
   if (leases.size === 0) return leases;
   const { rows } = await sql<{ lease_token: string; message_id: string }>`
     select m.lease_token, m.message_id from messages m where ${held(queue, leases)}`.execute(db);
-  return new Map(rows.map((row) => [row.lease_token, row.message_id]));
+  const inLine = await liveClaims(
+    db,
+    queue,
+    Array.from(leases, ([receipt, messageId]) => ({ messageId, receipt })),
+  );
+  return new Map([
+    ...rows.map((row) => [row.lease_token, row.message_id] as const),
+    ...Array.from(leases).filter(([, messageId]) => inLine.has(messageId)),
+  ]);
 }
 
 /** Makes hand-outs with the same request id take turns until the transaction ends, so that two cannot both lease. */

@@ -1,5 +1,6 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { lineStats, purgeLine } from "./line.ts";
 
 /** A message to store. */
 export interface NewMessage {
@@ -116,7 +117,7 @@ const FIRST_ID = "00000000-0000-0000-0000-000000000000";
  * Dead letters that others sent to this queue are messages of it; its own dead letters are not.
  */
 export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
-  let purged = 0;
+  let purged = await purgeLine(trx, queue);
   let after = FIRST_ID;
   for (;;) {
     // In the order of ids: so that no two that lock many messages can wait for each other in a circle, and so that no
@@ -156,8 +157,9 @@ export interface QueueStatsRow {
   readonly acked: number;
 }
 
-/** Counts what a queue holds, and what went through it in the last 60 seconds. Reads every row of the queue. */
+/** Counts what a queue holds, and what went through it in the last 60 seconds. Reads what is outside the line row by row. */
 export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow> {
+  const line = await lineStats(db, queue);
   const lane = sql`project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`;
   const free = sql`(lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now()`;
   const { rows } = await sql<QueueStatsRow>`
@@ -180,5 +182,16 @@ export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow
     ) acks`.execute(db);
   const stats = rows[0];
   if (stats === undefined) throw new Error("an aggregate without a row");
-  return stats;
+  return {
+    ...stats,
+    available: stats.available + line.available,
+    in_flight: stats.in_flight + line.in_flight,
+    oldest_age_seconds: greatest(stats.oldest_age_seconds, line.oldest_age_seconds),
+    published: stats.published + line.published,
+    acked: stats.acked + line.acked,
+  };
+}
+
+function greatest(a: number | null, b: number | null): number | null {
+  return a === null ? b : b === null ? a : Math.max(a, b);
 }

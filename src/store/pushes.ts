@@ -102,8 +102,11 @@ export async function endOrphanedPushes(db: Db, limit: number): Promise<number> 
         and (r.lease_expires_at is null or r.lease_expires_at <= carillon_now())
         and not exists (
           select from push_subscriptions s
-          join messages m on m.project_id = s.project_id and m.queue_id = s.queue_id and m.message_id = r.message_id
-          where s.project_id = r.project_id and s.subscription_id = r.subscription_id)
+          join queues q on q.project_id = s.project_id and q.queue_id = s.queue_id
+          where s.project_id = r.project_id and s.subscription_id = r.subscription_id
+            and (exists (select from messages m
+                         where m.project_id = s.project_id and m.queue_id = s.queue_id and m.message_id = r.message_id)
+                 or carillon_line_holds(q.lane_id, r.message_id)))
       limit ${limit} for update skip locked)`.execute(db);
   return Number(numAffectedRows ?? 0n);
 }

@@ -94,7 +94,7 @@ export async function deleteQueue(trx: Db, queue: QueueRow): Promise<void> {
   await trx
     .insertInto("dropped_lanes")
     .values([
-      { project_id, queue_id },
+      { project_id, queue_id, lane_id: queue.lane_id },
       { project_id, queue_id: queue.graveyard_id },
     ])
     .execute();

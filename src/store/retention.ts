@@ -20,6 +20,8 @@ const LATE_MINUTES = 60;
  */
 export async function pruneDroppedLanes(db: Db, limit: number): Promise<number> {
   const holds = sql`exists (select from messages m where m.project_id = l.project_id and m.queue_id = l.queue_id)`;
+  const inLine = await pruneDroppedLines(db, limit);
+  if (inLine > 0) return inLine;
   const { rows } = await sql<{ project_id: string; queue_id: string }>`
     select project_id, queue_id from dropped_lanes l where ${holds} limit 1`.execute(db);
   const lane = rows[0];
@@ -35,6 +37,47 @@ export async function pruneDroppedLanes(db: Db, limit: number): Promise<number> 
     delete from dropped_lanes l
     where dropped_at <= carillon_now() - make_interval(mins => ${LATE_MINUTES}) and not ${holds}`.execute(db);
   return Number(numAffectedRows ?? 0n);
+}
+
+/** Deletes up to `limit` messages and claims of the lines of deleted queues and returns how many. */
+async function pruneDroppedLines(db: Db, limit: number): Promise<number> {
+  let pruned = 0;
+  for (const table of ["line_messages", "line_claims"] as const) {
+    const { numAffectedRows } = await sql`
+      delete from ${sql.table(table)} where ctid = any(array(
+        select t.ctid from dropped_lanes l join ${sql.table(table)} t on t.lane_id = l.lane_id limit ${limit}))`.execute(
+      db,
+    );
+    pruned += Number(numAffectedRows ?? 0n);
+  }
+  return pruned;
+}
+
+/** Days for which claims are kept: a lease of half a day, and a day in which an ack can be told from no message. */
+const CLAIM_DAYS = 2;
+
+/**
+ * Takes messages whose retention ended off the front of their lines, up to `limit` of each line, and deletes up to
+ * `limit` claims that are no longer needed. Returns how many it removed.
+ */
+export async function pruneLines(db: Db, limit: number): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select coalesce(sum(carillon_line_drop(old.lane_id, carillon_now() - make_interval(days => old.message_retention_days), ${limit})), 0)::int as count
+    from (
+      select q.lane_id, q.message_retention_days from queues q
+      cross join lateral (
+        select m.published_at from line_messages m
+        where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) order by m.seq limit 1) head
+      cross join lateral (select pg_try_advisory_xact_lock(q.lane_id * 2 + 1) as taken) turn
+      where head.published_at <= carillon_now() - make_interval(days => q.message_retention_days) and turn.taken
+    ) old`.execute(db);
+  const { numAffectedRows } = await sql`
+    delete from line_claims c where ctid = any(array(
+      select c.ctid from line_claims c
+      where c.claimed_at <= carillon_now() - make_interval(days => ${CLAIM_DAYS}) and c.settled
+        and exists (select from line_claims n where n.lane_id = c.lane_id and n.hi > c.hi)
+      limit ${limit}))`.execute(db);
+  return (rows[0]?.count ?? 0) + Number(numAffectedRows ?? 0n);
 }
 
 /** Deletes up to `limit` records of messages acked more than a day ago and returns how many. */

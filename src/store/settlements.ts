@@ -1,6 +1,7 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { buryMessages } from "./dead-letters.ts";
+import { ackInLine, extendClaim, lineStanding, setAside } from "./line-claims.ts";
 import { removeAcked } from "./messages.ts";
 
 /** Which delivery is meant: a message and, where the caller has one, the receipt of its hand-out. */
@@ -42,6 +43,8 @@ interface Delivery {
  * earlier one ran out, the group then stays closed until the lease ends.
  */
 export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<AckOutcome> {
+  const inLine = (await ackInLine(trx, queue, queue.lane_id, [key])).get(key.messageId);
+  if (inLine !== undefined) return { acked: true, late: inLine.late, already: false };
   const { standing, expiryCount } = await lockDelivery(trx, queue, key);
   switch (standing) {
     case "live":
@@ -102,6 +105,10 @@ export async function extendLease(
   key: DeliveryKey,
   visibilitySeconds: number,
 ): Promise<ExtendOutcome> {
+  if (visibilitySeconds > 0) {
+    const leaseExpiresAt = await extendClaim(trx, queue, key, visibilitySeconds);
+    if (leaseExpiresAt !== undefined) return { extended: true, leaseExpiresAt };
+  }
   const { standing } = await lockDelivery(trx, queue, key);
   if (standing !== "live") return { extended: false, reason: standing === "expired" ? "lease_expired" : standing };
   const { rows } = await sql<{ lease_expires_at: Date | null }>`
@@ -114,8 +121,13 @@ export async function extendLease(
   return { extended: true, leaseExpiresAt: rows[0]?.lease_expires_at ?? null };
 }
 
-/** Locks the message and says how the delivery stands. The fence: every end of a lease goes through it. */
-async function lockDelivery(trx: Db, queue: QueueRow, { messageId, receipt }: DeliveryKey): Promise<Delivery> {
+/**
+ * Locks the message and says how the delivery stands. The fence: every end of a lease goes through it, but for acks in the
+ * line. A message that is claimed there is set aside first.
+ */
+async function lockDelivery(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<Delivery> {
+  const { messageId, receipt } = key;
+  await setAside(trx, queue, [messageId]);
   const { rows } = await sql<{
     lease_token: string | null;
     live: boolean;
@@ -129,14 +141,15 @@ async function lockDelivery(trx: Db, queue: QueueRow, { messageId, receipt }: De
     for update`.execute(trx);
   const row = rows[0];
   const delivery = { failureCount: row?.failure_count ?? 0, expiryCount: row?.expiry_count ?? 0 };
-  if (row === undefined) return { ...delivery, standing: await absence(trx, queue, messageId) };
+  if (row === undefined) return { ...delivery, standing: await whereabouts(trx, queue, messageId) };
   if (row.acked) return { ...delivery, standing: "already_acked" };
   if (receipt !== undefined && row.lease_token !== receipt) return { ...delivery, standing: "lease_lost" };
   if (row.lease_token === null) return { ...delivery, standing: "not_leased" };
   return { ...delivery, standing: row.live ? "live" : "expired" };
 }
 
-async function absence(db: Db, queue: QueueRow, messageId: string): Promise<Absence> {
+/** How a message stands that is not kept singly in the queue. */
+async function whereabouts(db: Db, queue: QueueRow, messageId: string): Promise<Absence | "not_leased"> {
   const { rows } = await sql<{ absence: Absence }>`
     select case
       when exists (select from acked_messages
@@ -147,7 +160,11 @@ async function absence(db: Db, queue: QueueRow, messageId: string): Promise<Abse
         then 'dead_lettered'
       else 'not_found'
     end as absence`.execute(db);
-  return rows[0]?.absence ?? "not_found";
+  const absence = rows[0]?.absence ?? "not_found";
+  if (absence !== "not_found") return absence;
+  const standing = await lineStanding(db, queue, messageId);
+  if (standing === "acked") return "already_acked";
+  return standing === "unknown" ? "not_found" : "not_leased";
 }
 
 async function markAcked(trx: Db, queue: QueueRow, messageId: string): Promise<void> {

@@ -1,6 +1,7 @@
 import type { Db } from "../db/schema.ts";
 import { queueTopic, type Wakeups } from "../db/wakeups.ts";
 import { expireLeases, queuesWithExpiredLeases } from "../store/leases.ts";
+import { expireClaims } from "../store/line-claims.ts";
 
 /** Queues seen to in one tick. */
 const QUEUES = 100;
@@ -13,7 +14,10 @@ export async function messageReaperTick(db: Db, wakeups: Wakeups, signal: AbortS
   let reaped = 0;
   for (const queue of await queuesWithExpiredLeases(db, QUEUES)) {
     if (signal.aborted) break;
-    const count = await db.transaction().execute((trx) => expireLeases(trx, queue));
+    const count = await db.transaction().execute(async (trx) => {
+      await expireClaims(trx, queue);
+      return expireLeases(trx, queue);
+    });
     if (count > 0) wakeups.wake(queueTopic(queue.project_id, queue.name));
     reaped += count;
   }

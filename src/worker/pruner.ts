@@ -2,7 +2,7 @@ import type { Db } from "../db/schema.ts";
 import { pruneCronTombstones } from "../store/cron-jobs.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
-import { pruneAckedMessages, pruneDroppedLanes, pruneMessages } from "../store/retention.ts";
+import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
 import { applyRetention, pruneRuns } from "../store/runs-pruning.ts";
 
 /** Rows that one statement deletes. It bounds the time that a statement takes and the locks that it holds. */
@@ -19,6 +19,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
   const errors: unknown[] = [];
   for (const prune of [
     pruneMessages,
+    pruneLines,
     pruneDroppedLanes,
     pruneAckedMessages,
     pruneIdempotencyKeys,

@@ -24,6 +24,7 @@ const queue: QueueRow = {
   name: "orders",
   type: "standard",
   dead_letter_queue_id: null,
+  lane_id: "1",
   graveyard_id: ID,
   max_retries: 5,
   message_retention_days: 14,

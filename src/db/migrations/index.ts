@@ -1,7 +1,9 @@
 import type { Migration } from "kysely/migration";
 import { up as initial } from "./0001-initial.ts";
+import { up as line } from "./0002-line.ts";
 
 /** Every migration by name, in order. A static list, so that bundling cannot lose one. */
 export const MIGRATIONS: Record<string, Migration> = {
   "0001-initial": { up: initial },
+  "0002-line": { up: line },
 };

@@ -1,17 +1,26 @@
-select held.*, acks.acked, held.published + acks.published as published,
-  (select count(*)::int from messages
-   where project_id = $1 and source_queue_id = $2) as dead
-from (
-  select
-    count(*) filter (where (lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now() and visible_at <= carillon_now())::int as available,
-    count(*) filter (where (lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now() and visible_at > carillon_now())::int as delayed,
-    count(*) filter (where lease_expires_at > carillon_now() and not acked)::int as in_flight,
-    extract(epoch from carillon_now() - min(published_at)
-      filter (where (lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now() and visible_at <= carillon_now()))::int as oldest_age_seconds,
-    count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
-  from messages where project_id = $3 and queue_id = $4
-) held, (
-  select count(*)::int as acked,
-         count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
-  from acked_messages where project_id = $5 and queue_id = $6 and acked_at > carillon_now() - interval '60 seconds'
-) acks;
+with lane as (select $1::bigint as lane_id, carillon_line_cursor($2) as cursor),
+minute as (
+  select c.* from lane, line_claims c
+  where c.lane_id = lane.lane_id and c.claimed_at > carillon_now() - interval '60 seconds' and not c.purged
+),
+waiting as (
+  select coalesce((select m.seq from line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
+                   order by m.seq desc limit 1) - lane.cursor, 0) as count
+  from lane
+),
+open as (
+  select coalesce(sum(cardinality(c.open_seqs)) filter (where c.expires_at > carillon_now()), 0) as leased,
+         coalesce(sum(cardinality(c.open_seqs)) filter (where c.expires_at <= carillon_now()), 0) as lapsed,
+         min(c.first_published_at) filter (where c.expires_at <= carillon_now()) as first_lapsed_at
+  from lane, line_claims c where c.lane_id = lane.lane_id and not c.settled
+)
+select (waiting.count + open.lapsed)::int as available, open.leased::int as in_flight,
+  extract(epoch from carillon_now() - least(open.first_lapsed_at, (
+    select m.published_at from lane, line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
+    order by m.seq limit 1)))::int as oldest_age_seconds,
+  ((select count(*) from lane, line_messages m
+    where m.lane_id = lane.lane_id and m.seq > lane.cursor and m.published_at > carillon_now() - interval '60 seconds')
+   + (select coalesce(sum(hi - lo), 0) from minute where first_published_at > carillon_now() - interval '60 seconds')
+  )::int as published,
+  (select coalesce(sum(hi - lo - cardinality(open_seqs)), 0) from minute)::int as acked
+from waiting, open;

@@ -1,0 +1,35 @@
+/**
+ * Ids of messages that stand in a line: the number of the lane and the message's number in it, as one uuid, so that the
+ * message is found without an index on ids. Receipts are made alike, of a claim's token and the message's number.
+ *
+ * Other message ids begin with the milliseconds of their creation, whose first 16 bits are not zero since 1970; numbers
+ * of lanes stay below 2^48. So neither can be taken for the other.
+ */
+export function pairToUuid(high: bigint, low: bigint): string {
+  const hex =
+    BigInt.asUintN(64, high).toString(16).padStart(16, "0") + BigInt.asUintN(64, low).toString(16).padStart(16, "0");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}
+
+/** The two halves of a uuid, as signed 64-bit numbers. */
+export function uuidToPair(uuid: string): { readonly high: bigint; readonly low: bigint } {
+  const hex = uuid.replaceAll("-", "");
+  return {
+    high: BigInt.asIntN(64, BigInt(`0x${hex.slice(0, 16)}`)),
+    low: BigInt.asIntN(64, BigInt(`0x${hex.slice(16)}`)),
+  };
+}
+
+/** A message's number in the lane `laneId`, or undefined when the id is of another lane or of none. */
+export function seqInLane(laneId: string, messageId: string): bigint | undefined {
+  if (!messageId.startsWith("0000")) return undefined;
+  const { high, low } = uuidToPair(messageId);
+  return high === BigInt(laneId) && low > 0n ? low : undefined;
+}
+
+/** The number of the lane that a message id names, or undefined for an id of another kind. */
+export function laneOf(messageId: string): string | undefined {
+  if (!messageId.startsWith("0000")) return undefined;
+  const { high, low } = uuidToPair(messageId);
+  return high > 0n && low > 0n ? `${high}` : undefined;
+}

@@ -1,0 +1,94 @@
+import type { Db } from "../db/schema.ts";
+import { expireLeases, leaseMessages } from "./leases.ts";
+import { drainLine } from "./line.ts";
+import { type ClaimRequest, claimFromLine, expireClaims } from "./line-claims.ts";
+import type { MessageRow } from "./messages.ts";
+import { findQueue } from "./queues.ts";
+
+/** What is remembered of a queue from one hand-out to the next. It only ever saves work. */
+export interface HandOutMemory {
+  /** Messages outside the line could be handed out when the queue was last looked at. */
+  setAside: boolean;
+  /** The others went first last time. */
+  othersFirst: boolean;
+  /** Leases that ended before this instant have been seen to. */
+  expiredSince: Date;
+}
+
+export function newHandOutMemory(): HandOutMemory {
+  return { setAside: false, othersFirst: false, expiredSince: new Date(0) };
+}
+
+/** How far behind a look a claim may be recorded whose lease is over already, in milliseconds. */
+const LATE_CLAIM_MS = 5_000;
+
+/**
+ * Hands out messages of a queue to each request, up to its limit, and starts a lease with a receipt for each. Nothing
+ * while the queue is paused. Undefined when there is no such queue.
+ *
+ * A queue has messages in its line and messages outside it (delayed, given back, and all of a queue that has no line).
+ * While there are both, they take turns at being first, so that neither waits for the other to end.
+ */
+export async function handOut(
+  db: Db,
+  projectId: string,
+  queueName: string,
+  requests: readonly ClaimRequest[],
+  memory: HandOutMemory = newHandOutMemory(),
+): Promise<MessageRow[][] | undefined> {
+  const rows = requests.map((): MessageRow[] => []);
+  const left = () => requests.map((request, i) => ({ ...request, limit: request.limit - (rows[i]?.length ?? 0) }));
+  const isShort = () => left().some(({ limit }) => limit > 0);
+  const add = (more: readonly (readonly MessageRow[])[]) => {
+    for (const [i, some] of more.entries()) rows[i]?.push(...some);
+  };
+
+  const othersFirst = memory.setAside && !memory.othersFirst;
+  memory.othersFirst = othersFirst;
+  if (othersFirst) {
+    add(await leaseOthers(db, projectId, queueName, left(), { takeBack: false, drain: false }));
+    if (!isShort()) return rows;
+  }
+  const claim = await claimFromLine(db, projectId, queueName, left(), memory.expiredSince);
+  if (claim === undefined) return undefined;
+  add(claim.messages);
+  memory.setAside = claim.setAside;
+  if (isShort() && (claim.expired || claim.draining || (claim.setAside && !othersFirst))) {
+    add(await leaseOthers(db, projectId, queueName, left(), { takeBack: claim.expired, drain: claim.draining }));
+    memory.setAside = true;
+    memory.expiredSince = new Date(claim.askedAt.getTime() - LATE_CLAIM_MS);
+  }
+  return rows;
+}
+
+/** Messages that one hand-out moves out of the line of a queue that has none any more. */
+const DRAIN_STEP = 1_000;
+
+/** Hands out messages outside the line, after those whose leases ran out have been taken back. */
+async function leaseOthers(
+  db: Db,
+  projectId: string,
+  queueName: string,
+  requests: readonly ClaimRequest[],
+  { takeBack, drain }: { readonly takeBack: boolean; readonly drain: boolean },
+): Promise<MessageRow[][]> {
+  return inTransaction(db, async (trx) => {
+    const queue = await findQueue(trx, projectId, queueName);
+    if (queue === undefined) return [];
+    if (drain) await drainLine(trx, queue, DRAIN_STEP);
+    if (takeBack) {
+      await expireClaims(trx, queue);
+      await expireLeases(trx, queue);
+    }
+    const rows: MessageRow[][] = [];
+    for (const { limit, visibilitySeconds = queue.visibility_timeout_seconds, requestId = "" } of requests) {
+      rows.push(limit > 0 ? await leaseMessages(trx, queue, { limit, visibilitySeconds, requestId }) : []);
+    }
+    return rows;
+  });
+}
+
+/** Runs `work` in the transaction that `db` is, or in one of its own. */
+function inTransaction<T>(db: Db, work: (trx: Db) => Promise<T>): Promise<T> {
+  return db.isTransaction ? work(db) : db.transaction().execute(work);
+}
