@@ -9,7 +9,14 @@ export interface CorsOptions {
 }
 
 const ALLOWED_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"].join(", ");
-const ALLOWED_HEADERS = [...cors.allowedHeaders, "Authorization", "Idempotency-Key", "X-Request-Id"].join(", ");
+const ALLOWED_HEADERS = [
+  ...cors.allowedHeaders,
+  "Authorization",
+  "Idempotency-Key",
+  "X-Request-Id",
+  "Traceparent",
+  "Tracestate",
+].join(", ");
 const EXPOSED_HEADERS = [
   ...cors.exposedHeaders,
   "X-Scheduling-Warning",

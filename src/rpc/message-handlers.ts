@@ -36,7 +36,7 @@ const NOBODY = "00000000-0000-0000-0000-000000000000";
 export function messageHandlers(app: AppContext): MessageHandlers {
   return {
     async publish(req, ctx) {
-      const message = toNewMessage(app, "", req);
+      const message = toNewMessage(app, ctx, "", req);
       const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, [message]);
@@ -49,7 +49,7 @@ export function messageHandlers(app: AppContext): MessageHandlers {
     },
 
     async publishBatch(req, ctx) {
-      const messages = req.messages.map((message, i) => toNewMessage(app, `messages[${i}].`, message));
+      const messages = req.messages.map((message, i) => toNewMessage(app, ctx, `messages[${i}].`, message));
       const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);

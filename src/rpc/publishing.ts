@@ -1,5 +1,7 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { PublishBatchMessage, PublishRequest } from "../../gen/scheduling/v1/queue_service_pb.js";
+import { traceContext } from "../domain/trace-context.ts";
+import { Refusal } from "../errors.ts";
 import type { NewMessage } from "../store/messages.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { checkHeaders } from "../webhook/headers.ts";
@@ -13,6 +15,7 @@ import { checkPayload, JSON_TYPE } from "./payload.ts";
  */
 export function toNewMessage(
   app: AppContext,
+  ctx: HandlerContext,
   prefix: string,
   message: PublishRequest | PublishBatchMessage,
 ): NewMessage {
@@ -21,11 +24,44 @@ export function toNewMessage(
   return {
     payload,
     contentType: message.contentType || JSON_TYPE,
-    headers: checkHeaders(`${prefix}headers`, message.headers),
+    headers: headersOf(ctx, `${prefix}headers`, message.headers),
     groupId: message.groupId,
     priority: message.priority ?? 0,
     delaySeconds: message.delaySeconds ?? 0,
   };
+}
+
+/**
+ * The headers to keep with a message. A trace context is kept where it is valid: the one among the message's own headers,
+ * or else the one of the request, if there is room for it.
+ */
+function headersOf(
+  ctx: HandlerContext,
+  field: string,
+  given: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const headers = checkHeaders(field, given);
+  if (headers["traceparent"] === undefined && headers["tracestate"] === undefined) {
+    const parent = ctx.requestHeader.get("traceparent");
+    const context = parent === null ? undefined : traceContext(parent, ctx.requestHeader.get("tracestate") ?? "");
+    return context === undefined ? headers : withRoomFor(headers, { ...context });
+  }
+  const { traceparent = "", tracestate = "", ...others } = headers;
+  const kept: Record<string, string> = { ...others, ...traceContext(traceparent, tracestate) };
+  for (const name of ["traceparent", "tracestate"]) {
+    if (headers[name] !== undefined && kept[name] === undefined)
+      warn(ctx, `${field}: ${name} is not valid and left out`);
+  }
+  return kept;
+}
+
+function withRoomFor(headers: Record<string, string>, more: Record<string, string>): Record<string, string> {
+  try {
+    return checkHeaders("headers", { ...headers, ...more });
+  } catch (error) {
+    if (error instanceof Refusal) return headers;
+    throw error;
+  }
 }
 
 /** Tells the caller when a priority has no effect. */

@@ -1,0 +1,108 @@
+import { fromJson, type JsonObject, toJson } from "@bufbuild/protobuf";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
+import { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
+import { TEST_KEY, type TestCarillon } from "../support/carillon.ts";
+
+// biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every shape
+type Json = any;
+
+/** Where each call is over REST. The braces are filled in from the request. */
+const PATHS = {
+  createQueue: ["POST", "/queue/create"],
+  getQueue: ["GET", "/queue/get/{queue}"],
+  updateQueue: ["PATCH", "/queue/update/{queue}"],
+  publish: ["POST", "/queue/publish"],
+  publishBatch: ["POST", "/queue/publish_batch"],
+  consume: ["POST", "/queue/consume"],
+  ack: ["POST", "/queue/ack"],
+  nack: ["POST", "/queue/nack"],
+  extendLease: ["POST", "/queue/extend"],
+  listDeadLetters: ["GET", "/queue/dlq/list/{queue}"],
+  getQueueStats: ["GET", "/queue/stats/{queue}"],
+} as const;
+
+/** The queue's calls in one protocol, with requests and answers as REST shows them. */
+export interface QueueFace {
+  readonly name: string;
+  /** Fails with a QueueRefusal when the call is refused. */
+  call(method: keyof typeof PATHS, request: JsonObject, headers?: Readonly<Record<string, string>>): Promise<Json>;
+}
+
+export class QueueRefusal extends Error {
+  readonly reason: string;
+  readonly fields: readonly string[];
+
+  constructor(reason: string, message: string, fields: readonly string[]) {
+    super(message);
+    this.reason = reason;
+    this.fields = fields;
+  }
+}
+
+/** REST, and gRPC. */
+export function queueFaces(carillon: () => TestCarillon): readonly QueueFace[] {
+  return [restFace(carillon), grpcFace(carillon)];
+}
+
+function restFace(carillon: () => TestCarillon): QueueFace {
+  return {
+    name: "REST",
+    async call(method, request, headers) {
+      const [verb, path] = PATHS[method];
+      const { queue, ...rest } = request as { queue: string };
+      const query = verb === "GET" ? `?${new URLSearchParams(rest as Record<string, string>)}` : "";
+      const answer = await carillon().rest(
+        verb,
+        path.replace("{queue}", queue) + query,
+        verb === "GET" ? undefined : path.includes("{") ? rest : request,
+        headers,
+      );
+      if (answer.status === 200) return answer.body;
+      const { reason, message, details } = answer.body.error;
+      throw new QueueRefusal(
+        reason,
+        message,
+        details.map((detail: { field: string }) => detail.field),
+      );
+    },
+  };
+}
+
+function grpcFace(carillon: () => TestCarillon): QueueFace {
+  let transport: Transport | undefined;
+  return {
+    name: "gRPC",
+    async call(name, request, headers) {
+      transport ??= createGrpcTransport({ baseUrl: carillon().url });
+      const method = QueueService.method[name];
+      const input = fromJson(method.input, withBase64(request), { ignoreUnknownFields: false });
+      const sent = { authorization: `Bearer ${TEST_KEY}`, ...headers };
+      try {
+        const { message } = await transport.unary(method as never, undefined, 20_000, sent, input);
+        const answer: Json = toJson(method.output, message, { useProtoFieldName: true, alwaysEmitImplicit: true });
+        for (const item of [...(answer.messages ?? []), ...(answer.items ?? [])]) {
+          item.payload = JSON.parse(Buffer.from(item.payload, "base64").toString());
+        }
+        // What REST answers with, where it answers with one field.
+        return answer.stats ?? (typeof answer.queue === "object" ? answer.queue : answer);
+      } catch (error) {
+        if (!(error instanceof ConnectError) || error.code === Code.Internal) throw error;
+        throw new QueueRefusal(error.findDetails(ErrorInfoSchema)[0]?.reason ?? "", error.message, []);
+      }
+    },
+  };
+}
+
+/** JSON of protobuf writes bytes as base64, where REST has plain JSON. */
+function withBase64(request: JsonObject): JsonObject {
+  const base64 = (message: JsonObject) =>
+    message["payload"] === undefined
+      ? message
+      : { ...message, payload: Buffer.from(JSON.stringify(message["payload"])).toString("base64") };
+  const { messages } = request;
+  return base64(
+    Array.isArray(messages) ? { ...request, messages: messages.map((m) => base64(m as JsonObject)) } : request,
+  );
+}
