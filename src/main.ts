@@ -26,6 +26,7 @@ import { toConnectError } from "./rpc/refusal.ts";
 import { REFLECTED_SERVICES, routes, SERVICES } from "./rpc/routes.ts";
 import { findKeyOwner } from "./store/api-keys.ts";
 import { ensureProject, getProject } from "./store/projects.ts";
+import { setPublishLimits } from "./store/publish-limits.ts";
 import { createEgress } from "./webhook/post.ts";
 import { newSecret } from "./webhook/sign.ts";
 import { parseAllowList, type TargetPolicy } from "./webhook/target.ts";
@@ -89,6 +90,7 @@ export async function startCarillon(config: Config, log: Logger): Promise<Carill
   cleanup.defer(() => withinMs(db.destroy(), CLOSE_MS));
   await migrateWhenReady(db, log);
   await logDurability(db, log);
+  await setPublishLimits(db, config);
   const development = config.mode === "development" ? await developmentProject(db, config, storage.dataDir) : undefined;
 
   const wakeups = new Wakeups(storage.url);

@@ -12,6 +12,7 @@ export interface Database {
   messages: MessagesTable;
   message_bodies: MessageBodiesTable;
   acked_messages: AckedMessagesTable;
+  publish_limits: PublishLimitsTable;
   dropped_lanes: DroppedLanesTable;
   push_subscriptions: PushSubscriptionsTable;
   cron_jobs: CronJobsTable;
@@ -72,6 +73,10 @@ interface QueuesTable {
   message_retention_days: number;
   visibility_timeout_seconds: number;
   enable_priority: boolean;
+  /** Whether messages of equal content and group count as one, as those with equal deduplication keys do. */
+  content_deduplication: Generated<boolean>;
+  /** How long a message stands for later ones with its key, in seconds. */
+  deduplication_window_seconds: Generated<number>;
   paused: Generated<boolean>;
   /** Numbers the queue's line. Never used again. */
   lane_id: Generated<string>;
@@ -116,6 +121,12 @@ interface MessageBodiesTable {
   payload: Buffer;
   content_type: string;
   headers: Headers;
+}
+
+/** One row: what carillon_publish holds messages to. */
+interface PublishLimitsTable {
+  max_payload_bytes: number;
+  auto_create_queues: boolean;
 }
 
 interface AckedMessagesTable {

@@ -5,7 +5,7 @@ import type { NewMessage } from "./messages.ts";
 
 /** Whether a message is like every other of its queue but for its turn, so that it may stand in the queue's line. */
 export function isPlain(message: NewMessage): boolean {
-  return message.delaySeconds === 0;
+  return message.delaySeconds === 0 && message.ttlSeconds === undefined && message.deduplicationKey === undefined;
 }
 
 /** What the line leaves out because most messages have it. */

@@ -10,6 +10,10 @@ export interface NewMessage {
   readonly groupId: string;
   readonly priority: number;
   readonly delaySeconds: number;
+  /** Seconds until it is dropped, from when it first becomes available. Undefined: the queue's retention says. */
+  readonly ttlSeconds?: number | undefined;
+  /** Another message with this key, published within the queue's window, stands for this one. Undefined for none. */
+  readonly deduplicationKey?: string | undefined;
 }
 
 /** A message with its body. */
@@ -38,41 +42,28 @@ const MINUTES_PER_PRIORITY = 1;
 /**
  * Stores messages in the order given and returns their ids in that order.
  *
- * In a FIFO queue, transactions that publish take turns, so that the order of seq is the order of the commits.
+ * In a FIFO queue, transactions that publish take turns, so that the order of seq is the order of the commits. Those that
+ * publish the same deduplication key at the same time wait for one another too.
  */
 export async function publishMessages(trx: Db, queue: QueueRow, messages: readonly NewMessage[]): Promise<string[]> {
   if (messages.length === 0) return [];
-  const fifo = queue.type === "fifo";
-  if (fifo) await lockLane(trx, queue.project_id, queue.queue_id);
   const { rows } = await sql<{ message_id: string }>`
-    with turn as (select ${fifo ? TURN_SEQ : sql`0`} as seq),
-    input as materialized (
-      select carillon_id() as message_id, carillon_now() + make_interval(secs => delay) as visible_at, given.*
-      from unnest(
-        ${messages.map((m) => m.groupId)}::text[],
-        ${messages.map((m) => m.priority)}::int[],
-        ${messages.map((m) => m.delaySeconds)}::int[],
-        ${messages.map((m) => Buffer.from(m.payload.buffer, m.payload.byteOffset, m.payload.byteLength))}::bytea[],
-        ${messages.map((m) => m.contentType)}::text[],
-        ${messages.map((m) => JSON.stringify(m.headers))}::text[]
-      ) with ordinality as given (group_id, priority, delay, payload, content_type, headers, ord)
-    ),
-    stored as (
-      insert into messages (project_id, queue_id, message_id, seq, group_id, priority, visible_at, rank, published_at, expires_at)
-      select ${queue.project_id}::uuid, ${queue.queue_id}::uuid, message_id, turn.seq + ord, group_id, priority, visible_at,
-             visible_at - ${headStart(queue)}, carillon_now(),
-             visible_at + make_interval(days => ${queue.message_retention_days}::int)
-      from input, turn
-    ),
-    bodies as (
-      insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers)
-      select ${queue.project_id}::uuid, ${queue.queue_id}::uuid, message_id, payload, content_type, headers::jsonb from input
-    )
-    select message_id from input order by ord`.execute(trx);
+    select message_id from carillon_put_messages(
+      ${queue.project_id}, ${queue.queue_id}, ${queue.type === "fifo"},
+      ${queue.enable_priority ? MINUTES_PER_PRIORITY : 0}, ${queue.message_retention_days},
+      ${queue.content_deduplication}, ${queue.deduplication_window_seconds},
+      ${messages.map((m) => m.groupId)}::text[],
+      ${messages.map((m) => m.priority)}::int[],
+      ${messages.map((m) => m.delaySeconds)}::int[],
+      ${messages.map((m) => m.ttlSeconds ?? null)}::int[],
+      ${messages.map((m) => m.deduplicationKey ?? "")}::text[],
+      ${messages.map((m) => Buffer.from(m.payload.buffer, m.payload.byteOffset, m.payload.byteLength))}::bytea[],
+      ${messages.map((m) => m.contentType)}::text[],
+      ${messages.map((m) => JSON.stringify(m.headers))}::text[])`.execute(trx);
   return rows.map((row) => row.message_id);
 }
 
-/** Makes transactions that need the order of one lane take turns until they end. */
+/** Makes transactions that need the order of one lane take turns until they end. carillon_put_messages does the same. */
 export async function lockLane(trx: Db, projectId: string, queueId: string): Promise<void> {
   await sql`select pg_advisory_xact_lock(hashtextextended(${`${projectId}/${queueId}`}, 0))`.execute(trx);
 }

@@ -1,5 +1,6 @@
 import type { Db } from "../db/schema.ts";
 import { pruneCronTombstones } from "../store/cron-jobs.ts";
+import { pruneDeduplicationKeys } from "../store/deduplication.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
 import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
@@ -23,6 +24,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneDroppedLanes,
     pruneAckedMessages,
     pruneIdempotencyKeys,
+    pruneDeduplicationKeys,
     endOrphanedPushes,
     applyRetention,
     pruneRuns,

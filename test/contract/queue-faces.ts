@@ -1,4 +1,4 @@
-import { fromJson, type JsonObject, toJson } from "@bufbuild/protobuf";
+import { type DescMethodUnary, fromJson, type JsonObject, toJson } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
@@ -76,11 +76,11 @@ function grpcFace(carillon: () => TestCarillon): QueueFace {
     name: "gRPC",
     async call(name, request, headers) {
       transport ??= createGrpcTransport({ baseUrl: carillon().url });
-      const method = QueueService.method[name];
+      const method: DescMethodUnary = QueueService.method[name];
       const input = fromJson(method.input, withBase64(request), { ignoreUnknownFields: false });
       const sent = { authorization: `Bearer ${TEST_KEY}`, ...headers };
       try {
-        const { message } = await transport.unary(method as never, undefined, 20_000, sent, input);
+        const { message } = await transport.unary(method, undefined, 20_000, sent, input);
         const answer: Json = toJson(method.output, message, { useProtoFieldName: true, alwaysEmitImplicit: true });
         for (const item of [...(answer.messages ?? []), ...(answer.items ?? [])]) {
           item.payload = JSON.parse(Buffer.from(item.payload, "base64").toString());

@@ -30,6 +30,8 @@ const queue: QueueRow = {
   message_retention_days: 14,
   visibility_timeout_seconds: 30,
   enable_priority: false,
+  content_deduplication: false,
+  deduplication_window_seconds: 600,
   paused: false,
   created_at: AT,
   updated_at: AT,

@@ -1,9 +1,13 @@
 import type { Migration } from "kysely/migration";
 import { up as initial } from "./0001-initial.ts";
 import { up as line } from "./0002-line.ts";
+import { up as publishing } from "./0005-publishing.ts";
+import { up as publishingFunctions } from "./0005-publishing-functions.ts";
 
 /** Every migration by name, in order. A static list, so that bundling cannot lose one. */
 export const MIGRATIONS: Record<string, Migration> = {
   "0001-initial": { up: initial },
   "0002-line": { up: line },
+  "0005-publishing": { up: publishing },
+  "0005-publishing-functions": { up: publishingFunctions },
 };
