@@ -77,6 +77,19 @@ interface QueuesTable {
   content_deduplication: Generated<boolean>;
   /** How long a message stands for later ones with its key, in seconds. */
   deduplication_window_seconds: Generated<number>;
+  /** Whether groups with fewer messages in flight come first. */
+  fair: Generated<boolean>;
+  /** Limits of the whole queue, and of each group. 0 is none. */
+  max_in_flight: Generated<number>;
+  rate_limit: Generated<number>;
+  rate_period_seconds: Generated<number>;
+  group_max_in_flight: Generated<number>;
+  group_rate_limit: Generated<number>;
+  group_rate_period_seconds: Generated<number>;
+  /** Whether it is handed out group by group, which its type and settings say. */
+  grouped: ColumnType<boolean, never, never>;
+  /** Whether limits of the whole queue count, which its settings say. */
+  metered: ColumnType<boolean, never, never>;
   paused: Generated<boolean>;
   /** Numbers the queue's line. Never used again. */
   lane_id: Generated<string>;

@@ -1,7 +1,7 @@
-import { type RawBuilder, sql } from "kysely";
+import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { buryMessages } from "./dead-letters.ts";
-import { liveClaims, setAside } from "./line-claims.ts";
+import { extendClaims, liveClaims, repeatClaims, setAside } from "./line-claims.ts";
 import { type MessageRow, removeAcked } from "./messages.ts";
 
 export interface LeaseMessages {
@@ -21,15 +21,25 @@ const MESSAGE_COLUMNS = sql`
   null as source_queue`;
 
 /**
- * Leases up to `limit` available messages, first in line first, and starts a new receipt for each. None while the queue
- * is paused.
+ * Leases up to `limit` available messages and starts a new receipt for each: first in line first or, where the queue is
+ * handed out by group, group by group. None while the queue is paused, and no more than its limits allow.
  *
- * Safe under any number of concurrent consumers: `skip locked` steps over rows that another one is leasing. The ids
- * go through an array because the planner may otherwise join with a scan of the whole table.
+ * Safe under any number of concurrent consumers: they step over rows that another one is leasing or, where the queue has
+ * groups or limits, take turns until they commit. Leases that ran out are to be taken back before, not after, in the same
+ * transaction: others wait for this one's turn.
  */
 export async function leaseMessages(trx: Db, queue: QueueRow, request: LeaseMessages): Promise<MessageRow[]> {
   if (queue.paused) return [];
-  const next = queue.type === "fifo" ? nextOfEachGroup(queue, request.limit) : nextInLine(queue, request.limit);
+  return queue.grouped || queue.metered ? leaseInTurn(trx, queue, request) : leaseNextInLine(trx, queue, request);
+}
+
+/**
+ * The ids go through an array because the planner may otherwise join with a scan of the whole table. The queue is looked
+ * at again: its row may be older than the limits that it has now.
+ *
+ * rank never lies after visible_at, so the bound on it keeps the scan from walking over messages to come.
+ */
+async function leaseNextInLine(trx: Db, queue: QueueRow, request: LeaseMessages): Promise<MessageRow[]> {
   const { rows } = await sql<MessageRow>`
     with m as (
       update messages m
@@ -37,7 +47,13 @@ export async function leaseMessages(trx: Db, queue: QueueRow, request: LeaseMess
           lease_expires_at = carillon_now() + make_interval(secs => ${request.visibilitySeconds}),
           lease_request = nullif(${request.requestId}, ''),
           receive_count = receive_count + 1
-      where ${lane(queue)} and m.message_id = any(array(${next}))
+      where ${lane(queue)} and m.message_id = any(array(
+        select m.message_id from messages m
+        where ${lane(queue)} and m.lease_expires_at is null and m.visible_at <= carillon_now()
+          and m.expires_at > carillon_now() and m.rank <= carillon_now()
+          and not exists (select from queues q where q.project_id = ${queue.project_id} and q.queue_id = ${queue.queue_id}
+                          and (q.grouped or q.metered))
+        order by m.rank, m.seq limit ${request.limit} for update of m skip locked))
       returning m.*
     )
     select ${MESSAGE_COLUMNS} from m join message_bodies b using (project_id, queue_id, message_id)
@@ -45,33 +61,18 @@ export async function leaseMessages(trx: Db, queue: QueueRow, request: LeaseMess
   return rows;
 }
 
-const AVAILABLE = sql`m.lease_expires_at is null and m.visible_at <= carillon_now() and m.expires_at > carillon_now()`;
-
-/** rank never lies after visible_at, so the bound on it keeps the scan from walking over messages to come. */
-function nextInLine(queue: QueueRow, limit: number): RawBuilder<unknown> {
-  return sql`
-    select m.message_id from messages m
-    where ${lane(queue)} and ${AVAILABLE} and m.rank <= carillon_now()
-    order by m.rank, m.seq limit ${limit} for update skip locked`;
-}
-
-/**
- * The first message of each group, where it is available. A leased or delayed message stays first in its group, so the
- * later ones wait; that is the whole of the order guarantee. The recursion steps from group to group by index.
- */
-function nextOfEachGroup(queue: QueueRow, limit: number): RawBuilder<unknown> {
-  const first = (after: RawBuilder<unknown>) => sql`
-    select m.group_id, m.message_id, m.seq from messages m where ${lane(queue)} ${after} order by m.group_id, m.seq limit 1`;
-  return sql`
-    select m.message_id from messages m
-    where ${lane(queue)} and ${AVAILABLE} and m.message_id = any(array(
-      with recursive heads as (
-        (${first(sql``)})
-        union all
-        select head.* from heads cross join lateral (${first(sql`and m.group_id > heads.group_id`)}) head
-      )
-      select message_id from heads))
-    order by m.seq limit ${limit} for update skip locked`;
+async function leaseInTurn(trx: Db, queue: QueueRow, request: LeaseMessages): Promise<MessageRow[]> {
+  const { rows: leased } = await sql<{ ids: string[] }>`
+    select carillon_hand_out(${queue.project_id}, ${queue.queue_id}, ${request.limit}, ${request.visibilitySeconds},
+                             ${request.requestId}) as ids`.execute(trx);
+  const ids = leased[0]?.ids ?? [];
+  if (ids.length === 0) return [];
+  const { rows } = await sql<MessageRow>`
+    select ${MESSAGE_COLUMNS} from unnest(${ids}::uuid[]) with ordinality as leased (message_id, place)
+    join messages m on ${lane(queue)} and m.message_id = leased.message_id
+    join message_bodies b on b.project_id = m.project_id and b.queue_id = m.queue_id and b.message_id = m.message_id
+    order by leased.place`.execute(trx);
+  return rows;
 }
 
 /** The messages that an earlier hand-out with this request id leased and that are still under those leases. */
@@ -80,7 +81,7 @@ export async function repeatLeases(db: Db, queue: QueueRow, requestId: string): 
     select ${MESSAGE_COLUMNS} from messages m join message_bodies b using (project_id, queue_id, message_id)
     where ${lane(queue)} and m.lease_request = ${requestId} and m.lease_expires_at > carillon_now() and not m.acked
     order by m.rank, m.seq`.execute(db);
-  return rows;
+  return [...(await repeatClaims(db, queue, requestId)), ...rows];
 }
 
 /** How many leases one call takes back, so that its transaction stays short. */
@@ -143,6 +144,21 @@ export async function releaseLeases(db: Db, queue: QueueRow, leases: Leases): Pr
   await setAside(db, queue, [...leases.values()]);
   await sql`
     update messages m set lease_expires_at = null, lease_request = null, visible_at = least(m.visible_at, carillon_now())
+    where ${lane(queue)} and m.message_id = any(array(
+      select m.message_id from messages m where ${held(queue, leases)} order by m.message_id for update))`.execute(db);
+}
+
+/** Makes those of the leases that still hold end `visibilitySeconds` from now; those of one hand-out in the line together. */
+export async function extendLeases(db: Db, queue: QueueRow, leases: Leases, visibilitySeconds: number): Promise<void> {
+  if (leases.size === 0) return;
+  await extendClaims(
+    db,
+    queue,
+    Array.from(leases, ([receipt, messageId]) => ({ messageId, receipt })),
+    visibilitySeconds,
+  );
+  await sql`
+    update messages m set lease_expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
     where ${lane(queue)} and m.message_id = any(array(
       select m.message_id from messages m where ${held(queue, leases)} order by m.message_id for update))`.execute(db);
 }

@@ -30,13 +30,22 @@ const queue: QueueRow = {
   message_retention_days: 14,
   visibility_timeout_seconds: 30,
   enable_priority: false,
+  fair: false,
+  max_in_flight: 0,
+  rate_limit: 0,
+  rate_period_seconds: 1,
+  group_max_in_flight: 0,
+  group_rate_limit: 0,
+  group_rate_period_seconds: 1,
+  grouped: false,
+  metered: false,
   content_deduplication: false,
   deduplication_window_seconds: 600,
   paused: false,
   created_at: AT,
   updated_at: AT,
 };
-const fifo: QueueRow = { ...queue, type: "fifo" };
+const fifo: QueueRow = { ...queue, type: "fifo", grouped: true };
 const lease = { limit: 10, visibilitySeconds: 30, requestId: "" };
 const message = { payload: Buffer.from("{}"), contentType: "", headers: {}, groupId: "", priority: 0, delaySeconds: 0 };
 const nack = { messageId: ID, receipt: ID, requeue: true, delaySeconds: 0, error: "" };

@@ -5,9 +5,12 @@ with m as (
         lease_request = nullif($2, ''),
         receive_count = receive_count + 1
     where m.project_id = $3 and m.queue_id = $4 and m.message_id = any(array(
-  select m.message_id from messages m
-  where m.project_id = $5 and m.queue_id = $6 and m.lease_expires_at is null and m.visible_at <= carillon_now() and m.expires_at > carillon_now() and m.rank <= carillon_now()
-  order by m.rank, m.seq limit $7 for update skip locked))
+      select m.message_id from messages m
+      where m.project_id = $5 and m.queue_id = $6 and m.lease_expires_at is null and m.visible_at <= carillon_now()
+        and m.expires_at > carillon_now() and m.rank <= carillon_now()
+        and not exists (select from queues q where q.project_id = $7 and q.queue_id = $8
+                        and (q.grouped or q.metered))
+      order by m.rank, m.seq limit $9 for update of m skip locked))
     returning m.*
   )
   select
