@@ -77,6 +77,8 @@ interface QueuesTable {
   content_deduplication: Generated<boolean>;
   /** How long a message stands for later ones with its key, in seconds. */
   deduplication_window_seconds: Generated<number>;
+  /** Whether a delivery can only be settled by its receipt. */
+  require_receipt: Generated<boolean>;
   /** Whether groups with fewer messages in flight come first. */
   fair: Generated<boolean>;
   /** Limits of the whole queue, and of each group. 0 is none. */
@@ -116,6 +118,8 @@ interface MessagesTable {
   failure_count: Generated<number>;
   /** How many leases ran out. */
   expiry_count: Generated<number>;
+  /** How many times it was given back without a failure. */
+  return_count: Generated<number>;
   /** Acked while somebody else might hold it: gone for everyone, but its FIFO group waits for the lease to end. */
   acked: Generated<boolean>;
   error: string | null;

@@ -28,6 +28,7 @@ export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema
     paused: row.paused,
     createdAt: timestampFromDate(row.created_at),
     updatedAt: timestampFromDate(row.updated_at),
+    requireReceipt: row.require_receipt,
   };
 }
 
@@ -40,6 +41,9 @@ export function toMessage(row: MessageRow): MessageInitShape<typeof QueueMessage
     enqueuedAt: timestampFromDate(row.published_at),
     availableAt: timestampFromDate(row.visible_at),
     priority: row.priority,
+    failures: row.failure_count,
+    returns: row.return_count,
+    expiries: row.expiry_count,
     headers: row.headers,
     ...(row.group_id === "" ? {} : { groupId: row.group_id }),
     ...(row.lease_token === null ? {} : { receipt: row.lease_token }),

@@ -93,6 +93,7 @@ export function messageHandlers(app: AppContext): MessageHandlers {
         const outcome = await nackMessage(trx, queue, {
           ...deliveryKey(req),
           requeue: req.requeue ?? true,
+          penalty: req.penalty ?? true,
           delaySeconds: req.delaySeconds ?? 0,
           error: req.reason,
         });

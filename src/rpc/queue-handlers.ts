@@ -52,6 +52,7 @@ export function queueHandlers(app: AppContext): QueueHandlers {
           message_retention_days: req.messageRetentionDays ?? QUEUE_DEFAULTS.message_retention_days,
           visibility_timeout_seconds: req.visibilityTimeoutDefault ?? QUEUE_DEFAULTS.visibility_timeout_seconds,
           enable_priority: req.enablePriority,
+          require_receipt: req.requireReceipt,
         });
         if (!created) assertSameSettings(queue, req);
         return { queue: toQueue(queue) };
@@ -86,6 +87,7 @@ export function queueHandlers(app: AppContext): QueueHandlers {
           ...(written.has("enable_priority") && {
             enable_priority: req.enablePriority ?? QUEUE_DEFAULTS.enable_priority,
           }),
+          ...(written.has("require_receipt") && { require_receipt: req.requireReceipt ?? false }),
           ...(written.has("paused") && { paused: req.paused ?? false }),
         };
         if (written.has("dead_letter_queue")) {
@@ -137,6 +139,7 @@ function assertSameSettings(queue: NamedQueueRow, req: CreateQueueRequest): void
     ["message_retention_days", req.messageRetentionDays, queue.message_retention_days],
     ["visibility_timeout_default", req.visibilityTimeoutDefault, queue.visibility_timeout_seconds],
     ["enable_priority", req.enablePriority || undefined, queue.enable_priority],
+    ["require_receipt", req.requireReceipt || undefined, queue.require_receipt],
   ];
   const other = said.find(([, value, is]) => value !== undefined && value !== is);
   if (other !== undefined) throw new Refusal("QUEUE_EXISTS", { queue: req.queue, field: other[0] });

@@ -17,7 +17,7 @@ const lane = (queue: QueueRow) => sql`m.project_id = ${queue.project_id} and m.q
 /** What a hand-out shows of a message: the columns of MessageRow. */
 const MESSAGE_COLUMNS = sql`
   m.message_id, b.payload, b.content_type, b.headers, m.group_id, m.priority, m.receive_count, m.failure_count,
-  m.published_at, m.visible_at, m.lease_token, m.lease_expires_at, m.error, m.dead_reason, m.dead_lettered_at,
+  m.return_count, m.expiry_count, m.published_at, m.visible_at, m.lease_token, m.lease_expires_at, m.error, m.dead_reason, m.dead_lettered_at,
   null as source_queue`;
 
 /**
@@ -143,7 +143,9 @@ export async function releaseLeases(db: Db, queue: QueueRow, leases: Leases): Pr
   if (leases.size === 0) return;
   await setAside(db, queue, [...leases.values()]);
   await sql`
-    update messages m set lease_expires_at = null, lease_request = null, visible_at = least(m.visible_at, carillon_now())
+    update messages m
+    set lease_expires_at = null, lease_request = null, visible_at = least(m.visible_at, carillon_now()),
+        return_count = m.return_count + 1
     where ${lane(queue)} and m.message_id = any(array(
       select m.message_id from messages m where ${held(queue, leases)} order by m.message_id for update))`.execute(db);
 }

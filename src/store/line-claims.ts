@@ -98,6 +98,8 @@ function toMessageRow(
     priority: row.priority,
     receive_count: 1,
     failure_count: 0,
+    return_count: 0,
+    expiry_count: 0,
     published_at: row.published_at,
     visible_at: row.published_at,
     lease_token: pairToUuid(BigInt(row.token), seq),

@@ -26,6 +26,8 @@ export interface MessageRow {
   readonly priority: number;
   readonly receive_count: number;
   readonly failure_count: number;
+  readonly return_count: number;
+  readonly expiry_count: number;
   readonly published_at: Date;
   readonly visible_at: Date;
   readonly lease_token: string | null;

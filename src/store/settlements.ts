@@ -18,9 +18,12 @@ type Standing = "live" | "expired" | "lease_lost" | "not_leased" | Absence;
 
 export type AckOutcome =
   | { readonly acked: true; readonly late: boolean; readonly already: boolean }
-  | { readonly acked: false; readonly reason: "lease_lost" | "not_leased" | "dead_lettered" | "not_found" };
+  | {
+      readonly acked: false;
+      readonly reason: "lease_lost" | "not_leased" | "dead_lettered" | "not_found" | "receipt_required";
+    };
 
-export type NackFailure = "lease_lost" | "lease_expired" | "not_leased" | Absence;
+export type NackFailure = "lease_lost" | "lease_expired" | "not_leased" | "receipt_required" | Absence;
 
 export type NackOutcome =
   | { readonly nacked: true; readonly requeued: true }
@@ -43,6 +46,7 @@ interface Delivery {
  * earlier one ran out, the group then stays closed until the lease ends.
  */
 export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<AckOutcome> {
+  if (lacksReceipt(queue, key)) return { acked: false, reason: "receipt_required" };
   const inLine = (await ackInLine(trx, queue, queue.lane_id, [key])).get(key.messageId);
   if (inLine !== undefined) return { acked: true, late: inLine.late, already: false };
   const { standing, expiryCount } = await lockDelivery(trx, queue, key);
@@ -65,6 +69,8 @@ export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Pr
 export interface NackMessage extends DeliveryKey {
   /** False makes it a dead letter at once. */
   readonly requeue: boolean;
+  /** False counts it as a return and not as a failure. Default true. */
+  readonly penalty?: boolean;
   /** Until it is available again. */
   readonly delaySeconds: number;
   /** What went wrong. Empty: nothing was said. */
@@ -77,18 +83,21 @@ export interface NackMessage extends DeliveryKey {
 
 /** Gives a message back, or makes it a dead letter when it is not to be requeued or has failed too often. */
 export async function nackMessage(trx: Db, queue: QueueRow, nack: NackMessage): Promise<NackOutcome> {
+  if (lacksReceipt(queue, nack)) return { nacked: false, reason: "receipt_required" };
   const { standing, failureCount } = await lockDelivery(trx, queue, nack);
   if (standing !== "live") return { nacked: false, reason: standing === "expired" ? "lease_expired" : standing };
 
   const error = nack.error === "" ? null : nack.error;
-  if (!nack.requeue || failureCount + 1 > (nack.maxRetries ?? queue.max_retries)) {
+  const penalty = nack.penalty ?? true;
+  if (!nack.requeue || (penalty && failureCount + 1 > (nack.maxRetries ?? queue.max_retries))) {
     const reason = nack.requeue ? "max_retries" : "rejected";
     await buryMessages(trx, queue, [nack.messageId], { reason, error, deadLetterQueueId: nack.deadLetterQueueId });
     return { nacked: true, requeued: false, reason };
   }
   await sql`
     update messages
-    set lease_token = null, lease_expires_at = null, lease_request = null, failure_count = failure_count + 1,
+    set lease_token = null, lease_expires_at = null, lease_request = null,
+        failure_count = failure_count + ${penalty ? 1 : 0}::int, return_count = return_count + ${penalty ? 0 : 1}::int,
         visible_at = carillon_now() + make_interval(secs => ${nack.delaySeconds}),
         rank = rank + (carillon_now() + make_interval(secs => ${nack.delaySeconds}) - visible_at),
         error = coalesce(${error}::text, error)
@@ -98,13 +107,14 @@ export async function nackMessage(trx: Db, queue: QueueRow, nack: NackMessage): 
   return { nacked: true, requeued: true };
 }
 
-/** Makes a live lease end `visibilitySeconds` from now; 0 gives the message back without counting a failure. */
+/** Makes a live lease end `visibilitySeconds` from now; 0 gives the message back, which counts as a return. */
 export async function extendLease(
   trx: Db,
   queue: QueueRow,
   key: DeliveryKey,
   visibilitySeconds: number,
 ): Promise<ExtendOutcome> {
+  if (lacksReceipt(queue, key)) return { extended: false, reason: "receipt_required" };
   if (visibilitySeconds > 0) {
     const leaseExpiresAt = await extendClaim(trx, queue, key, visibilitySeconds);
     if (leaseExpiresAt !== undefined) return { extended: true, leaseExpiresAt };
@@ -115,10 +125,16 @@ export async function extendLease(
     update messages
     set lease_expires_at = case when ${visibilitySeconds}::int > 0 then carillon_now() + make_interval(secs => ${visibilitySeconds}) end,
         lease_token = case when ${visibilitySeconds}::int > 0 then lease_token end,
-        visible_at = case when ${visibilitySeconds}::int > 0 then visible_at else carillon_now() end
+        visible_at = case when ${visibilitySeconds}::int > 0 then visible_at else carillon_now() end,
+        return_count = return_count + case when ${visibilitySeconds}::int > 0 then 0 else 1 end
     where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = ${key.messageId}
     returning lease_expires_at`.execute(trx);
   return { extended: true, leaseExpiresAt: rows[0]?.lease_expires_at ?? null };
+}
+
+/** Whether the queue has it that a delivery is named by its receipt, and this one is not. */
+function lacksReceipt(queue: QueueRow, key: DeliveryKey): boolean {
+  return queue.require_receipt && key.receipt === undefined;
 }
 
 /**

@@ -41,6 +41,7 @@ const queue: QueueRow = {
   metered: false,
   content_deduplication: false,
   deduplication_window_seconds: 600,
+  require_receipt: false,
   paused: false,
   created_at: AT,
   updated_at: AT,

@@ -39,6 +39,14 @@ async function consumeOne(db: Db, queue: QueueRow): Promise<MessageRow & { lease
 const text = (rows: readonly MessageRow[]) => rows.map((row) => row.payload.toString());
 const nack = { requeue: true, delaySeconds: 0, error: "" };
 
+test("a release counts as a return, and as no failure", async () => {
+  const queue = await makeQueue(t.db, project);
+  await publish(t.db, queue, ["x"]);
+  const message = await consumeOne(t.db, queue);
+  await releaseLeases(t.db, queue, new Map([[message.lease_token, message.message_id]]));
+  expect(await consumeOne(t.db, queue)).toMatchObject({ receive_count: 2, failure_count: 0, return_count: 1 });
+});
+
 describe("a hand-out", () => {
   test("gives messages in the order of publishing, with their bytes, headers and a receipt each", async () => {
     const queue = await makeQueue(t.db, project);

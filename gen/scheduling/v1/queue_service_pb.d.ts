@@ -86,6 +86,13 @@ export declare type Queue = Message<"scheduling.v1.Queue"> & {
    * @generated from field: google.protobuf.Timestamp updated_at = 10;
    */
   updatedAt?: Timestamp | undefined;
+
+  /**
+   * Whether ack, nack and extend need a receipt.
+   *
+   * @generated from field: bool require_receipt = 11;
+   */
+  requireReceipt: boolean;
 };
 
 /**
@@ -204,6 +211,29 @@ export declare type QueueMessage = Message<"scheduling.v1.QueueMessage"> & {
    * @generated from field: optional string source_queue = 15;
    */
   sourceQueue?: string | undefined;
+
+  /**
+   * Hand-outs that failed: nacks that counted, failed pushes, and leases that ran out. With more than max_retries of them
+   * the message dies. They, returns and expiries are counted from its publishing, its death or its redrive on.
+   *
+   * @generated from field: int32 failures = 16;
+   */
+  failures: number;
+
+  /**
+   * Hand-outs that it was given back from without counting as a failure: by a nack with penalty = false, an extension by
+   * 0 seconds, or the end of a stream.
+   *
+   * @generated from field: int32 returns = 17;
+   */
+  returns: number;
+
+  /**
+   * Those of the failures that were leases which ran out.
+   *
+   * @generated from field: int32 expiries = 18;
+   */
+  expiries: number;
 };
 
 /**
@@ -275,6 +305,14 @@ export declare type CreateQueueRequest = Message<"scheduling.v1.CreateQueueReque
    * @generated from field: string idempotency_key = 8;
    */
   idempotencyKey: string;
+
+  /**
+   * Whether ack, nack and extend need a receipt. Those that name a message only are then answered with the reason
+   * `receipt_required`, so that nobody can settle what another was given. Default false.
+   *
+   * @generated from field: bool require_receipt = 9;
+   */
+  requireReceipt: boolean;
 };
 
 /**
@@ -466,6 +504,13 @@ export declare type UpdateQueueRequest = Message<"scheduling.v1.UpdateQueueReque
    * @generated from field: google.protobuf.FieldMask update_mask = 9;
    */
   updateMask?: FieldMask | undefined;
+
+  /**
+   * Whether ack, nack and extend need a receipt. Cleared: false.
+   *
+   * @generated from field: optional bool require_receipt = 10;
+   */
+  requireReceipt?: boolean | undefined;
 };
 
 /**
@@ -1139,7 +1184,7 @@ export declare type AckResponse = Message<"scheduling.v1.AckResponse"> & {
 
   /**
    * Why not: `lease_lost` (the receipt is not the newest), `not_leased` (it is available, delayed or was given back),
-   * `dead_lettered`, or `not_found`. Absent when acked.
+   * `dead_lettered`, `not_found`, or `receipt_required` (none came, and the queue has require_receipt). Absent when acked.
    *
    * @generated from field: optional string reason = 3;
    */
@@ -1220,6 +1265,14 @@ export declare type NackRequest = Message<"scheduling.v1.NackRequest"> & {
    * @generated from field: string idempotency_key = 7;
    */
   idempotencyKey: string;
+
+  /**
+   * Whether it counts as a failure. False gives the message back as if it had not been handed out, but for its returns;
+   * with requeue = false it makes no difference. Default true.
+   *
+   * @generated from field: optional bool penalty = 8;
+   */
+  penalty?: boolean | undefined;
 };
 
 /**
@@ -1256,8 +1309,8 @@ export declare type NackResponse = Message<"scheduling.v1.NackResponse"> & {
   requeued: boolean;
 
   /**
-   * Why not nacked: `lease_lost`, `lease_expired`, `not_leased`, `already_acked`, `dead_lettered` or `not_found`; or
-   * why not requeued: `max_retries` or `rejected`. Absent when requeued.
+   * Why not nacked: `lease_lost`, `lease_expired`, `not_leased`, `already_acked`, `dead_lettered`, `not_found` or
+   * `receipt_required`; or why not requeued: `max_retries` or `rejected`. Absent when requeued.
    *
    * @generated from field: optional string reason = 4;
    */
@@ -2280,8 +2333,8 @@ export declare const QueueService: GenService<{
     output: typeof AckResponseSchema;
   },
   /**
-   * Nack gives a message back: to its queue, or with requeue = false to the dead letters. It counts as a failure;
-   * with more than max_retries failures the message becomes a dead letter and requeued is false.
+   * Nack gives a message back: to its queue, or with requeue = false to the dead letters. It counts as a failure, unless
+   * penalty is false; with more than max_retries failures the message becomes a dead letter and requeued is false.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
    *

@@ -22,7 +22,10 @@ const STATEMENTS = [
      alter column visibility_timeout_seconds set default 30,
      alter column enable_priority set default false,
      add column content_deduplication boolean not null default false,
-     add column deduplication_window_seconds int not null default 600`,
+     add column deduplication_window_seconds int not null default 600,
+     add column require_receipt boolean not null default false`,
+  // Hand-outs that a message came back from without a failure.
+  `alter table messages add column return_count int not null default 0`,
 
   // What was published with a key, or with equal content, for as long as the window says: it outlives the message.
   `create table deduplication_keys (

@@ -1,5 +1,5 @@
 select m.message_id, b.payload, b.content_type, b.headers, m.group_id, m.priority, m.receive_count, m.failure_count,
-       m.published_at, m.visible_at, null as lease_token, null as lease_expires_at, m.error, m.dead_reason,
+       m.return_count, m.expiry_count, m.published_at, m.visible_at, null as lease_token, null as lease_expires_at, m.error, m.dead_reason,
        m.dead_lettered_at, source.name as source_queue
 from messages m
 join message_bodies b using (project_id, queue_id, message_id)

@@ -15,6 +15,6 @@ with m as (
   )
   select
 m.message_id, b.payload, b.content_type, b.headers, m.group_id, m.priority, m.receive_count, m.failure_count,
-m.published_at, m.visible_at, m.lease_token, m.lease_expires_at, m.error, m.dead_reason, m.dead_lettered_at,
+m.return_count, m.expiry_count, m.published_at, m.visible_at, m.lease_token, m.lease_expires_at, m.error, m.dead_reason, m.dead_lettered_at,
 null as source_queue from m join message_bodies b using (project_id, queue_id, message_id)
   order by m.rank, m.seq;
