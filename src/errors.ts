@@ -114,6 +114,7 @@ export const REFUSALS = {
   },
   IDEMPOTENCY_KEY_IN_USE: { code: "aborted", message: "a request with this idempotency key is still running" },
 
+  TOO_BUSY: { code: "unavailable", message: "too much is waiting on this server; nothing was changed; try again" },
   WRITE_CONFLICT: { code: "aborted", message: "another call changed the same rows at the same time; try again" },
   SHUTTING_DOWN: { code: "unavailable", message: "the server is shutting down" },
   DATABASE_UNAVAILABLE: {

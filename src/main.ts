@@ -20,7 +20,7 @@ import type { Logger } from "./log.ts";
 import type { RestResponse } from "./rest/headers.ts";
 import { createRestHandler } from "./rest/transcode.ts";
 import { callOptions, principalOf, requestLimit } from "./rpc/call-options.ts";
-import { type AppContext, principalKey } from "./rpc/context.ts";
+import { createAppContext, principalKey } from "./rpc/context.ts";
 import { faceKey } from "./rpc/interceptors/access-log.ts";
 import { toConnectError } from "./rpc/refusal.ts";
 import { REFLECTED_SERVICES, routes, SERVICES } from "./rpc/routes.ts";
@@ -127,7 +127,7 @@ export async function startCarillon(config: Config, log: Logger): Promise<Carill
     },
     shutdownSignal: shutdown.signal,
   });
-  const app: AppContext = {
+  const app = createAppContext({
     db,
     wakeups,
     targets,
@@ -136,7 +136,7 @@ export async function startCarillon(config: Config, log: Logger): Promise<Carill
       idempotencySeconds: config.idempotencyTtlSeconds,
       autoCreateQueues: config.autoCreateQueues,
     },
-  };
+  });
   const options = callOptions(config, log, {
     shutdownSignal: shutdown.signal,
     onFault,

@@ -1,18 +1,26 @@
 import { EventEmitter } from "node:events";
 import pg from "pg";
 
-/** Hints that something may be due. `queue:<project>/<name>` has messages or room; `runs` has a due run; `crons` has a new schedule. */
-export type Topic = `queue:${string}` | "runs" | "crons" | "pushes";
+/**
+ * Hints that something may be due. `queue:<project>/<name>` has messages or room; messages of `settled:<project>/<name>`
+ * were settled; `runs` has a due run; `crons` has a new schedule.
+ */
+export type Topic = `queue:${string}` | `settled:${string}` | "runs" | "crons" | "pushes";
 
 /** The topic of a queue. Named rather than numbered, so that a caller can wake it without reading it. */
 export function queueTopic(projectId: string, name: string): Topic {
   return `queue:${projectId}/${name}`;
 }
 
+/** The topic of settlements in a queue. */
+export function settledTopic(projectId: string, name: string): Topic {
+  return `settled:${projectId}/${name}`;
+}
+
 const CHANNEL = "carillon_wakeups";
 /** A NOTIFY takes a lock that all committing notifiers share, so a node sends at most one in this time. */
 const COALESCE_MS = 10;
-/** Most topics in one NOTIFY, whose payload must stay under 8000 bytes; a topic has at most 171. */
+/** Most topics in one NOTIFY, whose payload must stay under 8000 bytes; a topic has at most 173. */
 const MAX_TOPICS = 40;
 const RECONNECT_MS = [100, 500, 2_000, 5_000];
 

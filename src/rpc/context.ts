@@ -2,14 +2,35 @@ import { createContextKey, type HandlerContext } from "@connectrpc/connect";
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
 import type { TargetPolicy } from "../webhook/target.ts";
+import { HandOuts } from "./hand-outs.ts";
+import { type Acks, createAcks, createPublishes, type Publishes } from "./shared-writes.ts";
 
-/** All that a handler may touch. */
-export interface AppContext {
+/** What the process gives the handlers. */
+export interface AppParts {
   readonly db: Db;
   readonly wakeups: Wakeups;
   /** Which URLs may be delivered to. */
   readonly targets: TargetPolicy;
   readonly limits: ApiLimits;
+}
+
+/** All that a handler may touch. */
+export interface AppContext extends AppParts {
+  /** Stores plain messages; undefined where a queue is missing or has no line. */
+  readonly publishes: Publishes;
+  /** Acks deliveries in lines. */
+  readonly acks: Acks;
+  readonly handOuts: HandOuts;
+}
+
+/** One for the process, whatever protocols it serves, so that all its callers share statements. */
+export function createAppContext(parts: AppParts): AppContext {
+  return {
+    ...parts,
+    publishes: createPublishes(parts.db),
+    acks: createAcks(parts.db),
+    handOuts: new HandOuts(parts.db, parts.wakeups),
+  };
 }
 
 /** Limits that the operator sets. */

@@ -60,7 +60,8 @@ export async function once<Response extends DescMessage>(
   });
 }
 
-function idempotencyKey(ctx: HandlerContext, inBody: string): string {
+/** The key of a call, from the request or the header; empty for none. @throws Refusal FIELD_INVALID */
+export function idempotencyKey(ctx: HandlerContext, inBody: string): string {
   const inHeader = ctx.requestHeader.get("idempotency-key") ?? "";
   if (inHeader !== "" && inBody !== "" && inHeader !== inBody) {
     throw Refusal.field("idempotency_key", "must equal the header Idempotency-Key when both are given");

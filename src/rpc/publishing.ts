@@ -65,7 +65,11 @@ function withRoomFor(headers: Record<string, string>, more: Record<string, strin
 }
 
 /** Tells the caller when a priority has no effect. */
-export function warnOfPriority(ctx: HandlerContext, queue: NamedQueueRow, messages: readonly NewMessage[]): void {
+export function warnOfPriority(
+  ctx: HandlerContext,
+  queue: Pick<NamedQueueRow, "name" | "enable_priority">,
+  messages: readonly NewMessage[],
+): void {
   if (!queue.enable_priority && messages.some((message) => message.priority > 0)) {
     warn(ctx, `priority is stored but changes nothing, because queue ${queue.name} has enable_priority off`);
   }

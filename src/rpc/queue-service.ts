@@ -1,17 +1,23 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
+import { consumeHandlers } from "./consume-handlers.ts";
+import { consumeSession } from "./consume-session.ts";
 import { consumeStream } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
 import { deadLetterHandlers } from "./dead-letter-handlers.ts";
-import { messageHandlers } from "./message-handlers.ts";
+import { publishHandlers } from "./publish-handlers.ts";
 import { pushHandlers } from "./push-handlers.ts";
 import { queueHandlers } from "./queue-handlers.ts";
+import { settleHandlers } from "./settle-handlers.ts";
 
 export function queueService(app: AppContext): ServiceImpl<typeof QueueService> {
   return {
     ...queueHandlers(app),
-    ...messageHandlers(app),
+    ...publishHandlers(app),
+    ...consumeHandlers(app),
     ...consumeStream(app),
+    ...consumeSession(app),
+    ...settleHandlers(app),
     ...deadLetterHandlers(app),
     ...pushHandlers(app),
   };

@@ -1,3 +1,4 @@
+import { sql } from "kysely";
 import type { Db } from "../db/schema.ts";
 import { expireLeases, leaseMessages } from "./leases.ts";
 import { drainLine } from "./line.ts";
@@ -91,4 +92,29 @@ async function leaseOthers(
 /** Runs `work` in the transaction that `db` is, or in one of its own. */
 function inTransaction<T>(db: Db, work: (trx: Db) => Promise<T>): Promise<T> {
   return db.isTransaction ? work(db) : db.transaction().execute(work);
+}
+
+/**
+ * Those of the queues that a hand-out may find something in: messages that can be handed out, or leases that ran out.
+ * Also those that are not there any more.
+ */
+export async function queuesWithWork<Queue extends { readonly projectId: string; readonly queueName: string }>(
+  db: Db,
+  queues: readonly Queue[],
+): Promise<Queue[]> {
+  const { rows } = await sql<{ place: number }>`
+    select w.place::int from unnest(
+      ${queues.map((queue) => queue.projectId)}::uuid[], ${queues.map((queue) => queue.queueName)}::text[]
+    ) with ordinality as w (project_id, name, place)
+    left join queues q on q.project_id = w.project_id and q.name = w.name
+    where q.queue_id is null or (not q.paused and (
+      exists (select from line_messages m where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id))
+      or exists (select from messages m
+                 where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
+                   and m.rank <= carillon_now() and m.visible_at <= carillon_now())
+      or exists (select from messages m
+                 where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now())
+      or exists (select from line_claims c
+                 where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id)))`.execute(db);
+  return rows.flatMap(({ place }) => queues[place - 1] ?? []);
 }

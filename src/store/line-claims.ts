@@ -128,8 +128,9 @@ export interface LineDelivery {
 }
 
 /**
- * Removes those of the messages that are open in a claim, by the receipts given, and returns them, each with whether its
- * lease had ended before. What it does not return is untouched and may be anywhere.
+ * Removes those of the messages that are open in a claim, by the receipts given, and returns for each receipt (or for the
+ * message id, where none was given) whether the lease had ended before. What it does not return is untouched and may be
+ * anywhere.
  */
 export async function ackInLine(
   db: Db,
@@ -139,11 +140,10 @@ export async function ackInLine(
 ): Promise<Map<string, { readonly late: boolean }>> {
   const { seqs, tokens } = numbers(laneId, deliveries);
   if (seqs.length === 0) return new Map();
-  const { rows } = await sql<{ seq: string; late: boolean }>`
-    select done.seq, done.late from queues q, carillon_line_settle(q.lane_id, ${seqs}::bigint[], ${tokens}::bigint[]) done
+  const { rows } = await sql<{ seq: string; token: string | null; late: boolean }>`
+    select done.* from queues q, carillon_line_settle(q.lane_id, ${seqs}::bigint[], ${tokens}::bigint[]) done
     where q.project_id = ${queue.project_id} and q.name = ${queue.name} and q.lane_id = ${laneId}`.execute(db);
-  const lane = BigInt(laneId);
-  return new Map(rows.map(({ seq, late }) => [pairToUuid(lane, BigInt(seq)), { late }]));
+  return new Map(rows.map(({ seq, token, late }) => [pairToUuid(BigInt(token ?? laneId), BigInt(seq)), { late }]));
 }
 
 /** Numbers and tokens of those deliveries that can be in the lane. */
@@ -234,9 +234,29 @@ export async function liveClaims(
   return new Set(rows.map(({ seq }) => pairToUuid(BigInt(queue.lane_id), BigInt(seq))));
 }
 
+/** Makes the claims that have the deliveries open end `visibilitySeconds` from now, each as a whole. */
+export async function extendClaims(
+  db: Db,
+  queue: QueueRow,
+  deliveries: readonly LineDelivery[],
+  visibilitySeconds: number,
+): Promise<void> {
+  const { seqs, tokens } = numbers(queue.lane_id, deliveries);
+  if (seqs.length === 0) return;
+  await sql`
+    update line_claims set expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
+    where lane_id = ${queue.lane_id} and not settled and expires_at > carillon_now()
+      and (hi, token) in (
+        select c.hi, g.token from unnest(${seqs}::bigint[], ${tokens}::bigint[]) as g (seq, token)
+        cross join lateral (
+          select hi from line_claims where lane_id = ${queue.lane_id} and hi >= g.seq order by hi limit 1) c)`.execute(
+    db,
+  );
+}
+
 /**
- * Makes claims end `visibilitySeconds` from now, as a whole, and returns the new end; undefined when a delivery given is
- * not open, has another token or shares its claim with messages that are not given. Those are to be set aside first.
+ * Makes the lease of one message end `visibilitySeconds` from now and returns the new end; undefined when it is not open
+ * in a claim by itself. One that shares its claim is to be set aside first.
  */
 export async function extendClaim(
   db: Db,

@@ -11,9 +11,17 @@ export function isPlain(message: NewMessage): boolean {
 /** What the line leaves out because most messages have it. */
 const JSON_TYPE = "application/json";
 
+/** What was put into a line. */
+export interface PublishedInLine {
+  /** In the order of the messages. */
+  readonly ids: readonly string[];
+  /** Whether the queue has push subscriptions. */
+  readonly subscribed: boolean;
+}
+
 /**
- * Puts plain messages at the end of the queue's line, in the order given, and returns their ids in that order. Undefined,
- * and nothing is stored, when there is no such queue or it has no line.
+ * Puts plain messages at the end of the queue's line, in the order given. Undefined, and nothing is stored, when there is
+ * no such queue or it has no line.
  *
  * One statement, for any number of callers' messages together. Publishers of a queue take turns from here until the
  * transaction ends, so it is to be the last statement of one.
@@ -23,9 +31,9 @@ export async function publishInLine(
   projectId: string,
   queueName: string,
   messages: readonly NewMessage[],
-): Promise<string[] | undefined> {
-  const { rows } = await sql<{ lane_id: string; first_seq: string }>`
-    select lane_id, first_seq from carillon_line_publish(
+): Promise<PublishedInLine | undefined> {
+  const { rows } = await sql<{ lane_id: string; first_seq: string; subscribed: boolean }>`
+    select * from carillon_line_publish(
       ${projectId}, ${queueName}, ${Buffer.concat(messages.map((m) => m.payload))}::bytea,
       ${messages.map((m) => m.payload.byteLength)}::int[],
       ${unlessAll(messages, (m) => m.priority, 0)}::smallint[],
@@ -37,7 +45,7 @@ export async function publishInLine(
   if (placed === undefined) return undefined;
   const lane = BigInt(placed.lane_id);
   const first = BigInt(placed.first_seq);
-  return messages.map((_, i) => pairToUuid(lane, first + BigInt(i)));
+  return { ids: messages.map((_, i) => pairToUuid(lane, first + BigInt(i))), subscribed: placed.subscribed };
 }
 
 /** The list of one property, or null where every message has its default: most lists then cost nothing. */

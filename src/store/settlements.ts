@@ -47,7 +47,7 @@ interface Delivery {
  */
 export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<AckOutcome> {
   if (lacksReceipt(queue, key)) return { acked: false, reason: "receipt_required" };
-  const inLine = (await ackInLine(trx, queue, queue.lane_id, [key])).get(key.messageId);
+  const inLine = (await ackInLine(trx, queue, queue.lane_id, [key])).get(key.receipt ?? key.messageId);
   if (inLine !== undefined) return { acked: true, late: inLine.late, already: false };
   const { standing, expiryCount } = await lockDelivery(trx, queue, key);
   switch (standing) {

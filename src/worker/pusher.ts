@@ -2,7 +2,9 @@ import type { Db } from "../db/schema.ts";
 import { queueTopic, type Wakeups } from "../db/wakeups.ts";
 import { honourRetryAfter, scheduleMs, WEBHOOK_SCHEDULE_MS } from "../domain/backoff.ts";
 import { formatId } from "../domain/ids.ts";
-import { expireLeases, leaseMessages, leasesOf, releaseLeases } from "../store/leases.ts";
+import { LruCache } from "../domain/lru-cache.ts";
+import { type HandOutMemory, handOut, newHandOutMemory } from "../store/hand-outs.ts";
+import { leasesOf, releaseLeases } from "../store/leases.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { type PushableQueue, type PushTarget, pushableQueues } from "../store/push-subscriptions.ts";
 import { finishPush, type Push, type PushResult, pushedSubscriptions, startPush } from "../store/pushes.ts";
@@ -23,6 +25,8 @@ export interface PusherOptions {
 const QUEUE_SHARE = 8;
 /** Queues looked at in one tick. */
 const QUEUES = 100;
+/** Most queues of which it is remembered how they were last found. */
+const MAX_MEMORIES = 1_000;
 /** The longest attempt, in seconds, however long the lease is. */
 const MAX_TIMEOUT_SECONDS = 900;
 /** How much longer the lease is than the attempt, in seconds, so that the outcome can be recorded under it. */
@@ -35,6 +39,7 @@ export class Pusher {
   readonly #options: PusherOptions;
   readonly #inHand = new Set<Promise<void>>();
   readonly #givenUp = new AbortController();
+  readonly #memories = new LruCache<HandOutMemory>(MAX_MEMORIES);
 
   constructor(options: PusherOptions) {
     this.#options = options;
@@ -73,10 +78,9 @@ export class Pusher {
 
   async #lease({ queue, subscriptions }: PushableQueue, limit: number): Promise<MessageRow[]> {
     const seconds = Math.max(...subscriptions.map((target) => leaseSeconds(queue.visibility_timeout_seconds, target)));
-    return this.#options.db.transaction().execute(async (trx) => {
-      await expireLeases(trx, queue);
-      return leaseMessages(trx, queue, { limit, visibilitySeconds: seconds + LEASE_MARGIN_SECONDS, requestId: "" });
-    });
+    const memory = this.#memories.getOrBuild(queue.queue_id, newHandOutMemory);
+    const request = { limit, visibilitySeconds: seconds + LEASE_MARGIN_SECONDS };
+    return (await handOut(this.#options.db, queue.project_id, queue.name, [request], memory))?.[0] ?? [];
   }
 
   async #push({ queue, subscriptions }: PushableQueue, message: MessageRow): Promise<void> {

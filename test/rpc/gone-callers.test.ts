@@ -8,9 +8,9 @@ import {
   QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { Wakeups } from "../../src/db/wakeups.ts";
+import { consumeHandlers } from "../../src/rpc/consume-handlers.ts";
 import { consumeStream } from "../../src/rpc/consume-stream.ts";
-import { type AppContext, principalKey } from "../../src/rpc/context.ts";
-import { messageHandlers } from "../../src/rpc/message-handlers.ts";
+import { type AppContext, createAppContext, principalKey } from "../../src/rpc/context.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
 import type { NamedQueueRow } from "../../src/store/queues.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
@@ -24,12 +24,12 @@ let queue: NamedQueueRow;
 beforeAll(async () => {
   t = await testDatabase();
   wakeups = new Wakeups(t.url);
-  app = {
+  app = createAppContext({
     db: t.db,
     wakeups,
     targets: { allowHttp: false, allowLoopback: false, allow: [] },
     limits: { maxPayloadBytes: 1_048_576, idempotencySeconds: 86_400, autoCreateQueues: true },
-  };
+  });
 });
 afterAll(async () => {
   await wakeups[Symbol.asyncDispose]();
@@ -76,7 +76,7 @@ const GIVEN_BACK = [{ failure_count: 0, receive_count: 2 }];
 test("a waiting consumer that leaves is not given what comes afterwards", async () => {
   const { ctx, leave } = callOf("consume");
   const request = create(ConsumeRequestSchema, { queue: queue.name, waitSeconds: 20 });
-  const answer = messageHandlers(app).consume(request, ctx);
+  const answer = consumeHandlers(app).consume(request, ctx);
   await publish(t.db, queue, ["x"], { delaySeconds: 1 });
   await t.advanceClock(2);
   leave();
@@ -88,7 +88,7 @@ test("a waiting consumer that leaves is not given what comes afterwards", async 
 test("what is leased for a consumer that leaves meanwhile is given back without a failure", async () => {
   await publish(t.db, queue, ["x"]);
   const { ctx, leave } = callOf("consume");
-  const answer = messageHandlers(app).consume(create(ConsumeRequestSchema, { queue: queue.name }), ctx);
+  const answer = consumeHandlers(app).consume(create(ConsumeRequestSchema, { queue: queue.name }), ctx);
   leave();
   await answer;
   expect(await available()).toEqual(GIVEN_BACK);

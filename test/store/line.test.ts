@@ -25,9 +25,9 @@ beforeEach(async () => {
 });
 
 async function publish(...payloads: string[]): Promise<string[]> {
-  const ids = await publishInLine(t.db, queue.project_id, queue.name, payloads.map(plain));
-  if (ids === undefined) throw new Error("the queue has no line");
-  return ids;
+  const placed = await publishInLine(t.db, queue.project_id, queue.name, payloads.map(plain));
+  if (placed === undefined) throw new Error("the queue has no line");
+  return [...placed.ids];
 }
 
 function plain(payload: string): NewMessage {

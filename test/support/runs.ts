@@ -5,7 +5,7 @@ import { TaskService } from "../../gen/scheduling/v1/task_service_pb.js";
 import type { Db, RunRow } from "../../src/db/schema.ts";
 import { Wakeups } from "../../src/db/wakeups.ts";
 import { Refusal } from "../../src/errors.ts";
-import { type AppContext, principalKey } from "../../src/rpc/context.ts";
+import { createAppContext, principalKey } from "../../src/rpc/context.ts";
 import { cronService } from "../../src/rpc/cron-service.ts";
 import { toConnectError } from "../../src/rpc/refusal.ts";
 import { taskService } from "../../src/rpc/task-service.ts";
@@ -61,12 +61,12 @@ export async function runWorld(): Promise<RunWorld> {
   const wakeups = stack.use(new Wakeups(database.url));
   const errors: unknown[] = [];
   const onError = (error: unknown): void => void errors.push(error);
-  const app: AppContext = {
+  const app = createAppContext({
     db,
     wakeups,
     targets,
     limits: { maxPayloadBytes: 1_048_576, idempotencySeconds: 86_400, autoCreateQueues: true },
-  };
+  });
   const transport = createRouterTransport(
     (router) => {
       router.service(CronService, cronService(app));

@@ -1093,6 +1093,28 @@ export declare type ConsumeStreamRequest = Message<"scheduling.v1.ConsumeStreamR
    * @generated from field: optional int32 heartbeat_seconds = 4;
    */
   heartbeatSeconds?: number | undefined;
+
+  /**
+   * Most payload bytes that may be out and neither acked nor nacked, 1 to 1073741824; one message is handed out however
+   * large it is. Default: 67108864 (64 MiB).
+   *
+   * @generated from field: optional int32 max_unacked_bytes = 5;
+   */
+  maxUnackedBytes?: number | undefined;
+
+  /**
+   * Most messages in one answer, 1 to 1000. Default 100.
+   *
+   * @generated from field: optional int32 max_batch = 6;
+   */
+  maxBatch?: number | undefined;
+
+  /**
+   * Whether leases are extended for as long as the stream is open, so that they end only with it. Default false.
+   *
+   * @generated from field: bool extend_leases = 7;
+   */
+  extendLeases: boolean;
 };
 
 /**
@@ -1120,6 +1142,437 @@ export declare type ConsumeStreamResponse = Message<"scheduling.v1.ConsumeStream
  * Use `create(ConsumeStreamResponseSchema)` to create a new message.
  */
 export declare const ConsumeStreamResponseSchema: GenMessage<ConsumeStreamResponse>;
+
+/**
+ * ConsumeSessionRequest opens a session, or settles what it handed out.
+ *
+ * @generated from message scheduling.v1.ConsumeSessionRequest
+ */
+export declare type ConsumeSessionRequest = Message<"scheduling.v1.ConsumeSessionRequest"> & {
+  /**
+   * What is asked.
+   *
+   * @generated from oneof scheduling.v1.ConsumeSessionRequest.request
+   */
+  request: {
+    /**
+     * Opens the stream. The first request, and only that.
+     *
+     * @generated from field: scheduling.v1.ConsumeStreamRequest open = 1;
+     */
+    value: ConsumeStreamRequest;
+    case: "open";
+  } | {
+    /**
+     * Acks messages of the queue.
+     *
+     * @generated from field: scheduling.v1.SessionAck ack = 2;
+     */
+    value: SessionAck;
+    case: "ack";
+  } | {
+    /**
+     * Gives messages back.
+     *
+     * @generated from field: scheduling.v1.SessionNack nack = 3;
+     */
+    value: SessionNack;
+    case: "nack";
+  } | {
+    /**
+     * Moves the end of leases.
+     *
+     * @generated from field: scheduling.v1.SessionExtend extend = 4;
+     */
+    value: SessionExtend;
+    case: "extend";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message scheduling.v1.ConsumeSessionRequest.
+ * Use `create(ConsumeSessionRequestSchema)` to create a new message.
+ */
+export declare const ConsumeSessionRequestSchema: GenMessage<ConsumeSessionRequest>;
+
+/**
+ * SessionAck names messages to remove.
+ *
+ * @generated from message scheduling.v1.SessionAck
+ */
+export declare type SessionAck = Message<"scheduling.v1.SessionAck"> & {
+  /**
+   * The messages, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.AckBatchItem items = 1;
+   */
+  items: AckBatchItem[];
+};
+
+/**
+ * Describes the message scheduling.v1.SessionAck.
+ * Use `create(SessionAckSchema)` to create a new message.
+ */
+export declare const SessionAckSchema: GenMessage<SessionAck>;
+
+/**
+ * SessionNack names messages to give back.
+ *
+ * @generated from message scheduling.v1.SessionNack
+ */
+export declare type SessionNack = Message<"scheduling.v1.SessionNack"> & {
+  /**
+   * The messages, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.NackBatchItem items = 1;
+   */
+  items: NackBatchItem[];
+};
+
+/**
+ * Describes the message scheduling.v1.SessionNack.
+ * Use `create(SessionNackSchema)` to create a new message.
+ */
+export declare const SessionNackSchema: GenMessage<SessionNack>;
+
+/**
+ * SessionExtend names leases to extend.
+ *
+ * @generated from message scheduling.v1.SessionExtend
+ */
+export declare type SessionExtend = Message<"scheduling.v1.SessionExtend"> & {
+  /**
+   * The leases, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.ExtendLeaseBatchItem items = 1;
+   */
+  items: ExtendLeaseBatchItem[];
+};
+
+/**
+ * Describes the message scheduling.v1.SessionExtend.
+ * Use `create(SessionExtendSchema)` to create a new message.
+ */
+export declare const SessionExtendSchema: GenMessage<SessionExtend>;
+
+/**
+ * ConsumeSessionResponse carries messages, or the answer to a request. With neither it is a heartbeat.
+ *
+ * @generated from message scheduling.v1.ConsumeSessionResponse
+ */
+export declare type ConsumeSessionResponse = Message<"scheduling.v1.ConsumeSessionResponse"> & {
+  /**
+   * The messages.
+   *
+   * @generated from field: repeated scheduling.v1.QueueMessage messages = 1;
+   */
+  messages: QueueMessage[];
+
+  /**
+   * The answer to the ack whose turn it is; one for each request, in their order among all three kinds.
+   *
+   * @generated from field: optional scheduling.v1.AckBatchResponse acked = 2;
+   */
+  acked?: AckBatchResponse | undefined;
+
+  /**
+   * The answer to a nack.
+   *
+   * @generated from field: optional scheduling.v1.NackBatchResponse nacked = 3;
+   */
+  nacked?: NackBatchResponse | undefined;
+
+  /**
+   * The answer to an extend.
+   *
+   * @generated from field: optional scheduling.v1.ExtendLeaseBatchResponse extended = 4;
+   */
+  extended?: ExtendLeaseBatchResponse | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ConsumeSessionResponse.
+ * Use `create(ConsumeSessionResponseSchema)` to create a new message.
+ */
+export declare const ConsumeSessionResponseSchema: GenMessage<ConsumeSessionResponse>;
+
+/**
+ * AckBatchRequest names messages to remove.
+ *
+ * @generated from message scheduling.v1.AckBatchRequest
+ */
+export declare type AckBatchRequest = Message<"scheduling.v1.AckBatchRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * The messages, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.AckBatchItem items = 2;
+   */
+  items: AckBatchItem[];
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 3;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.AckBatchRequest.
+ * Use `create(AckBatchRequestSchema)` to create a new message.
+ */
+export declare const AckBatchRequestSchema: GenMessage<AckBatchRequest>;
+
+/**
+ * AckBatchItem names one message to remove. Fields mean what they mean in AckRequest.
+ *
+ * @generated from message scheduling.v1.AckBatchItem
+ */
+export declare type AckBatchItem = Message<"scheduling.v1.AckBatchItem"> & {
+  /**
+   * Id of the message.
+   *
+   * @generated from field: string message_id = 1;
+   */
+  messageId: string;
+
+  /**
+   * Receipt of the hand-out that is acked.
+   *
+   * @generated from field: string receipt = 2;
+   */
+  receipt: string;
+};
+
+/**
+ * Describes the message scheduling.v1.AckBatchItem.
+ * Use `create(AckBatchItemSchema)` to create a new message.
+ */
+export declare const AckBatchItemSchema: GenMessage<AckBatchItem>;
+
+/**
+ * AckBatchResponse answers for each message, in the order of the request.
+ *
+ * @generated from message scheduling.v1.AckBatchResponse
+ */
+export declare type AckBatchResponse = Message<"scheduling.v1.AckBatchResponse"> & {
+  /**
+   * What became of each ack.
+   *
+   * @generated from field: repeated scheduling.v1.AckResponse results = 1;
+   */
+  results: AckResponse[];
+};
+
+/**
+ * Describes the message scheduling.v1.AckBatchResponse.
+ * Use `create(AckBatchResponseSchema)` to create a new message.
+ */
+export declare const AckBatchResponseSchema: GenMessage<AckBatchResponse>;
+
+/**
+ * NackBatchRequest names messages to give back.
+ *
+ * @generated from message scheduling.v1.NackBatchRequest
+ */
+export declare type NackBatchRequest = Message<"scheduling.v1.NackBatchRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * The messages, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.NackBatchItem items = 2;
+   */
+  items: NackBatchItem[];
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 3;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.NackBatchRequest.
+ * Use `create(NackBatchRequestSchema)` to create a new message.
+ */
+export declare const NackBatchRequestSchema: GenMessage<NackBatchRequest>;
+
+/**
+ * NackBatchItem names one message to give back. Fields mean what they mean in NackRequest, with the same ranges.
+ *
+ * @generated from message scheduling.v1.NackBatchItem
+ */
+export declare type NackBatchItem = Message<"scheduling.v1.NackBatchItem"> & {
+  /**
+   * Id of the message.
+   *
+   * @generated from field: string message_id = 1;
+   */
+  messageId: string;
+
+  /**
+   * Receipt of the hand-out that is nacked.
+   *
+   * @generated from field: string receipt = 2;
+   */
+  receipt: string;
+
+  /**
+   * True puts it back into the queue, false makes it a dead letter at once. Default true.
+   *
+   * @generated from field: optional bool requeue = 3;
+   */
+  requeue?: boolean | undefined;
+
+  /**
+   * Seconds until it can be handed out again. Default 0.
+   *
+   * @generated from field: optional int32 delay_seconds = 4;
+   */
+  delaySeconds?: number | undefined;
+
+  /**
+   * What went wrong.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+
+  /**
+   * Whether it counts as a failure. Default true.
+   *
+   * @generated from field: optional bool penalty = 6;
+   */
+  penalty?: boolean | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.NackBatchItem.
+ * Use `create(NackBatchItemSchema)` to create a new message.
+ */
+export declare const NackBatchItemSchema: GenMessage<NackBatchItem>;
+
+/**
+ * NackBatchResponse answers for each message, in the order of the request.
+ *
+ * @generated from message scheduling.v1.NackBatchResponse
+ */
+export declare type NackBatchResponse = Message<"scheduling.v1.NackBatchResponse"> & {
+  /**
+   * What became of each nack.
+   *
+   * @generated from field: repeated scheduling.v1.NackResponse results = 1;
+   */
+  results: NackResponse[];
+};
+
+/**
+ * Describes the message scheduling.v1.NackBatchResponse.
+ * Use `create(NackBatchResponseSchema)` to create a new message.
+ */
+export declare const NackBatchResponseSchema: GenMessage<NackBatchResponse>;
+
+/**
+ * ExtendLeaseBatchRequest names leases to extend.
+ *
+ * @generated from message scheduling.v1.ExtendLeaseBatchRequest
+ */
+export declare type ExtendLeaseBatchRequest = Message<"scheduling.v1.ExtendLeaseBatchRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * The leases, at most 1000.
+   *
+   * @generated from field: repeated scheduling.v1.ExtendLeaseBatchItem items = 2;
+   */
+  items: ExtendLeaseBatchItem[];
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 3;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.ExtendLeaseBatchRequest.
+ * Use `create(ExtendLeaseBatchRequestSchema)` to create a new message.
+ */
+export declare const ExtendLeaseBatchRequestSchema: GenMessage<ExtendLeaseBatchRequest>;
+
+/**
+ * ExtendLeaseBatchItem names one lease. Fields mean what they mean in ExtendLeaseRequest, with the same ranges.
+ *
+ * @generated from message scheduling.v1.ExtendLeaseBatchItem
+ */
+export declare type ExtendLeaseBatchItem = Message<"scheduling.v1.ExtendLeaseBatchItem"> & {
+  /**
+   * Id of the message.
+   *
+   * @generated from field: string message_id = 1;
+   */
+  messageId: string;
+
+  /**
+   * Receipt of the hand-out.
+   *
+   * @generated from field: string receipt = 2;
+   */
+  receipt: string;
+
+  /**
+   * Seconds from now until the lease ends; 0 ends it now.
+   *
+   * @generated from field: optional int32 visibility_timeout = 3;
+   */
+  visibilityTimeout?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ExtendLeaseBatchItem.
+ * Use `create(ExtendLeaseBatchItemSchema)` to create a new message.
+ */
+export declare const ExtendLeaseBatchItemSchema: GenMessage<ExtendLeaseBatchItem>;
+
+/**
+ * ExtendLeaseBatchResponse answers for each lease, in the order of the request.
+ *
+ * @generated from message scheduling.v1.ExtendLeaseBatchResponse
+ */
+export declare type ExtendLeaseBatchResponse = Message<"scheduling.v1.ExtendLeaseBatchResponse"> & {
+  /**
+   * What became of each lease.
+   *
+   * @generated from field: repeated scheduling.v1.ExtendLeaseResponse results = 1;
+   */
+  results: ExtendLeaseResponse[];
+};
+
+/**
+ * Describes the message scheduling.v1.ExtendLeaseBatchResponse.
+ * Use `create(ExtendLeaseBatchResponseSchema)` to create a new message.
+ */
+export declare const ExtendLeaseBatchResponseSchema: GenMessage<ExtendLeaseBatchResponse>;
 
 /**
  * AckRequest names the message to remove.
@@ -2321,6 +2774,21 @@ export declare const QueueService: GenService<{
     output: typeof ConsumeStreamResponseSchema;
   },
   /**
+   * ConsumeSession is ConsumeStream with the way back in the same call, for gRPC clients: the first request opens the
+   * stream, later ones ack, nack and extend what it handed out, and each is answered in its turn among the messages. The
+   * session ends when the caller closes its side, after its last request has been answered.
+   *
+   * Errors: as ConsumeStream; INVALID_ARGUMENT / FIELD_INVALID when the first request does not open the stream or a later
+   * one does.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ConsumeSession
+   */
+  consumeSession: {
+    methodKind: "bidi_streaming";
+    input: typeof ConsumeSessionRequestSchema;
+    output: typeof ConsumeSessionResponseSchema;
+  },
+  /**
    * Ack removes a message for good. The answer says what happened; it is never a silent success.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
@@ -2357,6 +2825,42 @@ export declare const QueueService: GenService<{
     methodKind: "unary";
     input: typeof ExtendLeaseRequestSchema;
     output: typeof ExtendLeaseResponseSchema;
+  },
+  /**
+   * AckBatch acks up to 1000 messages, each as Ack does, and answers for each.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.AckBatch
+   */
+  ackBatch: {
+    methodKind: "unary";
+    input: typeof AckBatchRequestSchema;
+    output: typeof AckBatchResponseSchema;
+  },
+  /**
+   * NackBatch gives up to 1000 messages back, each as Nack does, and answers for each.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.NackBatch
+   */
+  nackBatch: {
+    methodKind: "unary";
+    input: typeof NackBatchRequestSchema;
+    output: typeof NackBatchResponseSchema;
+  },
+  /**
+   * ExtendLeaseBatch moves the end of up to 1000 leases, each as ExtendLease does, and answers for each.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ExtendLeaseBatch
+   */
+  extendLeaseBatch: {
+    methodKind: "unary";
+    input: typeof ExtendLeaseBatchRequestSchema;
+    output: typeof ExtendLeaseBatchResponseSchema;
   },
   /**
    * ListDeadLetters lists a queue's dead letters, newest first.

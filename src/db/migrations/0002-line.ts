@@ -77,17 +77,19 @@ const STATEMENTS = [
        select * from line_claims where lane_id = p_lane and hi >= m.seq order by hi limit 1) c on true
    $$`,
 
-  // Puts messages at the end of the line of a queue and returns where it put them; no row where the queue is missing or
-  // has no line. Payloads come as one string of bytes with the length of each; the other lists may be null.
+  // Puts messages at the end of the line of a queue and returns where it put them, and whether the queue has push
+  // subscriptions; no row where the queue is missing or has no line. Payloads come as one string of bytes with the length of each; the other lists may be null.
   `create function carillon_line_publish(
      p_project uuid, p_queue text, p_bytes bytea, p_lengths int[], p_priorities smallint[], p_group_ids text[],
      p_content_types text[], p_headers text[]
-   ) returns table (lane_id bigint, first_seq bigint) language plpgsql ${BY_INDEX} as $$
+   ) returns table (lane_id bigint, first_seq bigint, subscribed boolean) language plpgsql ${BY_INDEX} as $$
    declare
      lane bigint;
+     pushed boolean;
      base bigint;
    begin
-     select q.lane_id into lane from queues q where q.project_id = p_project and q.name = p_queue and carillon_uses_line(q);
+     select q.lane_id, exists (select from push_subscriptions s where s.project_id = q.project_id and s.queue_id = q.queue_id)
+     into lane, pushed from queues q where q.project_id = p_project and q.name = p_queue and carillon_uses_line(q);
      if lane is null then return; end if;
      perform pg_advisory_xact_lock(lane * 2);
      -- In one statement, so that a claim which commits meanwhile cannot hide both the rows and itself.
@@ -102,7 +104,7 @@ const STATEMENTS = [
        from unnest(p_lengths, p_priorities, p_group_ids, p_content_types, p_headers)
          with ordinality as given (length, priority, group_id, content_type, headers, ord)
      ) g;
-     return query select lane, base + 1;
+     return query select lane, base + 1, pushed;
    end $$`,
 
   // Hands out the next of the line: to each request up to its limit, in the order of the requests. The first row tells of
@@ -189,18 +191,18 @@ const STATEMENTS = [
      return hi - lo;
    end $$`,
 
-  // Takes numbers out of the claims that have them open and returns them, each with whether its lease had ended; a number
-  // whose token differs is left. A claim with nothing left open is settled, and its messages leave the line. Locks claims
+  // Takes numbers out of the claims that have them open and returns them, each with the token given and whether its lease
+  // had ended; a number whose token differs is left. A claim with nothing left open is settled, and its messages leave the line. Locks claims
   // in the order of the line, as all that wait for several.
   `create function carillon_line_settle(p_lane bigint, p_seqs bigint[], p_tokens bigint[], p_aside boolean default false)
-   returns table (seq bigint, late boolean) language plpgsql ${BY_INDEX} as $$
+   returns table (seq bigint, token bigint, late boolean) language plpgsql ${BY_INDEX} as $$
    #variable_conflict use_column
    begin
      return query
      with given as materialized (
        select g.seq, g.token, (
          select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= g.seq order by c.hi limit 1) as hi
-       from (select distinct on (seq) seq, token from unnest(p_seqs, p_tokens) as u (seq, token) order by seq) g
+       from (select distinct seq, token from unnest(p_seqs, p_tokens) as u (seq, token)) g
      ),
      locked as materialized (
        select c.* from line_claims c
@@ -208,7 +210,7 @@ const STATEMENTS = [
        order by c.hi for update
      ),
      good as materialized (
-       select g.seq, l.hi, l.expires_at <= carillon_now() as late
+       select g.seq, g.token, l.hi, l.expires_at <= carillon_now() as late
        from given g join locked l on l.hi = g.hi
        where g.seq = any(l.open_seqs) and (g.token is null or g.token = l.token)
      ),
@@ -228,7 +230,7 @@ const STATEMENTS = [
        delete from line_messages m using rest r
        where r.open_seqs = '{}' and m.lane_id = p_lane and m.seq > r.lo and m.seq <= r.hi
      )
-     select good.seq, good.late from good;
+     select good.seq, good.token, good.late from good;
    end $$`,
 
   // Moves messages that are open in a claim to where messages are kept one by one, with the lease that they have, and

@@ -1,0 +1,72 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import {
+  PublishBatchResponseSchema,
+  PublishResponseSchema,
+  type QueueService,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
+import { queueTopic } from "../db/wakeups.ts";
+import { formatId } from "../domain/ids.ts";
+import { isPlain } from "../store/line.ts";
+import { type NewMessage, publishMessages } from "../store/messages.ts";
+import { type AppContext, projectOf } from "./context.ts";
+import { ensureQueue } from "./find-queue.ts";
+import { idempotencyKey, once } from "./once.ts";
+import { toNewMessage, warnOfPriority } from "./publishing.ts";
+
+/** The calls that store messages. */
+export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueService>, "publish" | "publishBatch"> {
+  return {
+    async publish(req, ctx) {
+      const messages = [toNewMessage(app, ctx, "", req)];
+      const ids = await publishTogether(app, ctx, req, messages);
+      if (ids !== undefined) return { messageId: formatId("msg", ids[0] ?? "") };
+      const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
+        const queue = await ensureQueue(app, trx, ctx, req.queue);
+        warnOfPriority(ctx, queue, messages);
+        const [id = ""] = await publishMessages(trx, queue, messages);
+        return { messageId: formatId("msg", id) };
+      });
+      wake(app, ctx, req.queue, true);
+      return answer;
+    },
+
+    async publishBatch(req, ctx) {
+      const messages = req.messages.map((message, i) => toNewMessage(app, ctx, `messages[${i}].`, message));
+      const ids = await publishTogether(app, ctx, req, messages);
+      if (ids !== undefined) return { messageIds: ids.map((id) => formatId("msg", id)) };
+      const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
+        const queue = await ensureQueue(app, trx, ctx, req.queue);
+        warnOfPriority(ctx, queue, messages);
+        const ids = await publishMessages(trx, queue, messages);
+        return { messageIds: ids.map((id) => formatId("msg", id)) };
+      });
+      wake(app, ctx, req.queue, true);
+      return answer;
+    },
+  };
+}
+
+/**
+ * Stores plain messages in one statement with those of other callers. Undefined, and nothing is stored, where that cannot
+ * be: a key has to be stored as well, a message is not plain, the queue is missing or has no line.
+ */
+async function publishTogether(
+  app: AppContext,
+  ctx: HandlerContext,
+  req: { readonly queue: string; readonly idempotencyKey: string },
+  messages: readonly NewMessage[],
+): Promise<readonly string[] | undefined> {
+  if (messages.length === 0 || !messages.every(isPlain) || idempotencyKey(ctx, req.idempotencyKey) !== "") {
+    return undefined;
+  }
+  const placed = await app.publishes.add(projectOf(ctx), req.queue, messages);
+  if (placed === undefined) return undefined;
+  warnOfPriority(ctx, { name: req.queue, enable_priority: false }, messages);
+  wake(app, ctx, req.queue, placed.subscribed);
+  return placed.ids;
+}
+
+function wake(app: AppContext, ctx: HandlerContext, queueName: string, subscribed: boolean): void {
+  app.wakeups.wake(queueTopic(projectOf(ctx), queueName));
+  if (subscribed) app.wakeups.wake("pushes");
+}

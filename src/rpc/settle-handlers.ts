@@ -1,0 +1,228 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import {
+  type AckBatchItem,
+  AckBatchResponseSchema,
+  AckResponseSchema,
+  type ExtendLeaseBatchItem,
+  ExtendLeaseBatchResponseSchema,
+  ExtendLeaseResponseSchema,
+  type NackBatchItem,
+  NackBatchResponseSchema,
+  NackResponseSchema,
+  type QueueService,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
+import type { Db } from "../db/schema.ts";
+import { queueTopic, settledTopic } from "../db/wakeups.ts";
+import { parseId } from "../domain/ids.ts";
+import type { NamedQueueRow } from "../store/queues.ts";
+import { ackMessage, type DeliveryKey, extendLease, nackMessage } from "../store/settlements.ts";
+import { type AppContext, projectOf } from "./context.ts";
+import { requireQueue } from "./find-queue.ts";
+import { idempotencyKey, once } from "./once.ts";
+
+type SettleHandlers = Pick<
+  ServiceImpl<typeof QueueService>,
+  "ack" | "nack" | "extendLease" | "ackBatch" | "nackBatch" | "extendLeaseBatch"
+>;
+
+type AckResult = MessageInitShape<typeof AckResponseSchema>;
+type NackResult = MessageInitShape<typeof NackResponseSchema>;
+type ExtendResult = MessageInitShape<typeof ExtendLeaseResponseSchema>;
+
+/** Stands for a message or a receipt that cannot exist. */
+const NOBODY = "00000000-0000-0000-0000-000000000000";
+
+/** The calls that end or move leases, for one message or for many. */
+export function settleHandlers(app: AppContext): SettleHandlers {
+  return {
+    async ack(req, ctx) {
+      if (idempotencyKey(ctx, req.idempotencyKey) === "") return first(await ackAll(app, ctx, req.queue, [req]));
+      const answer = await once(app, ctx, AckResponseSchema, req, "", async (trx) =>
+        first(await ackSingly(trx, await requireQueue(trx, ctx, req.queue), [req])),
+      );
+      tell(app, ctx, req.queue, [answer]);
+      return answer;
+    },
+
+    async ackBatch(req, ctx) {
+      if (idempotencyKey(ctx, req.idempotencyKey) === "") {
+        return { results: await ackAll(app, ctx, req.queue, req.items) };
+      }
+      const answer = await once(app, ctx, AckBatchResponseSchema, req, "", async (trx) => ({
+        results: await ackSingly(trx, await requireQueue(trx, ctx, req.queue), req.items),
+      }));
+      tell(app, ctx, req.queue, answer.results ?? []);
+      return answer;
+    },
+
+    async nack(req, ctx) {
+      const answer = await once(app, ctx, NackResponseSchema, req, "", async (trx) =>
+        first(await nackSingly(trx, await requireQueue(trx, ctx, req.queue), [req])),
+      );
+      tell(app, ctx, req.queue, [answer]);
+      return answer;
+    },
+
+    async nackBatch(req, ctx) {
+      const answer = await once(app, ctx, NackBatchResponseSchema, req, "", async (trx) => ({
+        results: await nackSingly(trx, await requireQueue(trx, ctx, req.queue), req.items),
+      }));
+      tell(app, ctx, req.queue, answer.results ?? []);
+      return answer;
+    },
+
+    async extendLease(req, ctx) {
+      const answer = await once(app, ctx, ExtendLeaseResponseSchema, req, "", async (trx) =>
+        first(await extendSingly(trx, await requireQueue(trx, ctx, req.queue), [req])),
+      );
+      tell(app, ctx, req.queue, [answer].filter(isReleased));
+      return answer;
+    },
+
+    async extendLeaseBatch(req, ctx) {
+      const answer = await once(app, ctx, ExtendLeaseBatchResponseSchema, req, "", async (trx) => ({
+        results: await extendSingly(trx, await requireQueue(trx, ctx, req.queue), req.items),
+      }));
+      tell(app, ctx, req.queue, (answer.results ?? []).filter(isReleased));
+      return answer;
+    },
+  };
+}
+
+/** Acks with other callers' acks what came from the line by its receipt, and the rest in a transaction of its own. */
+export async function ackAll(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  items: readonly Pick<AckBatchItem, "messageId" | "receipt">[],
+): Promise<AckResult[]> {
+  const inLine = await app.acks.add(projectOf(ctx), queueName, items.map(deliveryKey));
+  const others = items.filter((_, i) => inLine[i] === undefined);
+  // Without items the queue is still looked for.
+  const singly =
+    items.length > 0 && others.length === 0
+      ? []
+      : await app.db
+          .transaction()
+          .execute(async (trx) => ackSingly(trx, await requireQueue(trx, ctx, queueName), others));
+  let next = 0;
+  const results = items.map(({ messageId }, i) => {
+    const acked = inLine[i];
+    return acked === undefined ? (singly[next++] ?? {}) : { messageId, acked: true, late: acked.late };
+  });
+  tell(app, ctx, queueName, results, others.length > 0);
+  return results;
+}
+
+async function ackSingly(
+  trx: Db,
+  queue: NamedQueueRow,
+  items: readonly Pick<AckBatchItem, "messageId" | "receipt">[],
+): Promise<AckResult[]> {
+  return eachInOrder(items, async (item) => ({
+    messageId: item.messageId,
+    ...(await ackMessage(trx, queue, deliveryKey(item))),
+  }));
+}
+
+/** Gives messages back, in one transaction. */
+export async function nackSingly(
+  trx: Db,
+  queue: NamedQueueRow,
+  items: readonly Omit<NackBatchItem, "$typeName">[],
+): Promise<NackResult[]> {
+  return eachInOrder(items, async (item) => ({
+    messageId: item.messageId,
+    ...(await nackMessage(trx, queue, {
+      ...deliveryKey(item),
+      requeue: item.requeue ?? true,
+      penalty: item.penalty ?? true,
+      delaySeconds: item.delaySeconds ?? 0,
+      error: item.reason,
+    })),
+  }));
+}
+
+/** Moves the ends of leases, in one transaction. */
+export async function extendSingly(
+  trx: Db,
+  queue: NamedQueueRow,
+  items: readonly Omit<ExtendLeaseBatchItem, "$typeName">[],
+): Promise<ExtendResult[]> {
+  return eachInOrder(items, async (item) => {
+    const { messageId } = item;
+    const outcome = await extendLease(trx, queue, deliveryKey(item), item.visibilityTimeout ?? 0);
+    if (!outcome.extended) return { messageId, extended: false, reason: outcome.reason };
+    const { leaseExpiresAt } = outcome;
+    return {
+      messageId,
+      extended: true,
+      ...(leaseExpiresAt && { leaseExpiresAt: timestampFromDate(leaseExpiresAt) }),
+    };
+  });
+}
+
+/**
+ * Does the work for one item after the other, and answers in the order of the items. It is done in the order of the ids,
+ * as all that lock several messages, so that no two can wait for each other.
+ */
+async function eachInOrder<Item extends { readonly messageId: string }, Result>(
+  items: readonly Item[],
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> {
+  const results = new Map<number, Result>();
+  const places = items.map((_, i) => i);
+  places.sort((a, b) => ((items[a]?.messageId ?? "") < (items[b]?.messageId ?? "") ? -1 : 1));
+  for (const place of places) {
+    const item = items[place];
+    if (item !== undefined) results.set(place, await work(item));
+  }
+  return items.map((_, i) => results.get(i) as Result);
+}
+
+function first<T>([result]: readonly T[]): T {
+  if (result === undefined) throw new Error("a result for each item was promised");
+  return result;
+}
+
+/** What became of an attempt to settle a message. */
+interface Settlement {
+  readonly messageId?: string | undefined;
+  readonly acked?: boolean | undefined;
+  readonly nacked?: boolean | undefined;
+  readonly extended?: boolean | undefined;
+}
+
+/** Whether a lease was ended by its extension. */
+export function isReleased(result: ExtendResult): boolean {
+  return result.extended === true && result.leaseExpiresAt === undefined;
+}
+
+/** Says which messages were settled: there may be room for the next of a group, or of a stream that was full. */
+export function tell(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  results: readonly Settlement[],
+  wakesConsumers = true,
+): void {
+  const settled = results.filter(({ acked, nacked, extended }) => acked || nacked || extended);
+  if (settled.length === 0) return;
+  app.handOuts.settled(settled.map(({ messageId }) => messageId ?? ""));
+  app.wakeups.wake(settledTopic(projectOf(ctx), queueName));
+  if (wakesConsumers) app.wakeups.wake(queueTopic(projectOf(ctx), queueName));
+}
+
+/** Ids and receipts that cannot be ours become ones that nothing has, so that they are answered like unknown ones. */
+function deliveryKey(req: { readonly messageId: string; readonly receipt: string }): DeliveryKey {
+  return {
+    messageId: parseId("msg", req.messageId) ?? NOBODY,
+    receipt: req.receipt === "" ? undefined : parseReceipt(req.receipt),
+  };
+}
+
+function parseReceipt(receipt: string): string {
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(receipt) ? receipt : NOBODY;
+}

@@ -1,0 +1,156 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { ConsumeStreamRequest } from "../../gen/scheduling/v1/queue_service_pb.js";
+import { queueTopic, settledTopic } from "../db/wakeups.ts";
+import { formatId } from "../domain/ids.ts";
+import { extendLeases, type Leases, leasesOf, liveLeases, releaseLeases } from "../store/leases.ts";
+import type { MessageRow } from "../store/messages.ts";
+import { type AppContext, projectOf } from "./context.ts";
+import { requireQueue } from "./find-queue.ts";
+
+/** How long settlements on other nodes may go unseen by a stream that is full, in milliseconds. */
+const RECHECK_MS = 1_000;
+/** Payload bytes that a stream may have out where the caller does not say. */
+const MAX_BYTES = 64 * 1_048_576;
+/** How many times in the length of a lease it is extended. */
+const EXTENSIONS_PER_LEASE = 3;
+
+/**
+ * The messages that one stream has handed out and that are not settled: what the stream's credit is counted by, what is
+ * extended while it lives, and what is released when it ends, however it ends.
+ */
+export class StreamLeases implements AsyncDisposable {
+  readonly #app: AppContext;
+  readonly #ctx: HandlerContext;
+  readonly #open: ConsumeStreamRequest;
+  /** By the id that callers know. */
+  readonly #out = new Map<string, { readonly receipt: string; readonly messageId: string; readonly bytes: number }>();
+  #bytes = 0;
+  #wake = (): void => {};
+  readonly #extender: NodeJS.Timeout | undefined;
+
+  constructor(app: AppContext, ctx: HandlerContext, open: ConsumeStreamRequest, queueSeconds: number) {
+    this.#app = app;
+    this.#ctx = ctx;
+    this.#open = open;
+    const seconds = open.visibilityTimeout ?? queueSeconds;
+    if (open.extendLeases) {
+      this.#extender = setInterval(() => void this.#extend(seconds), (seconds * 1_000) / EXTENSIONS_PER_LEASE).unref();
+    }
+    // A generator that waits for its reader is not resumed by a reader that is gone, so the signal releases as well.
+    ctx.signal.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** How many more messages may be handed out. */
+  get room(): number {
+    if (this.#bytes >= (this.#open.maxUnackedBytes ?? MAX_BYTES)) return 0;
+    return Math.max(0, (this.#open.maxUnacked ?? 100) - this.#out.size);
+  }
+
+  /**
+   * Counts the messages as handed out, as far as their bytes have room, and returns those; the rest is released. One
+   * message always has room in an empty stream.
+   */
+  async add(rows: readonly MessageRow[]): Promise<readonly MessageRow[]> {
+    const most = this.#open.maxUnackedBytes ?? MAX_BYTES;
+    let count = 0;
+    for (const row of rows) {
+      if (this.#bytes >= most) break;
+      const bytes = row.payload.byteLength;
+      const id = formatId("msg", row.message_id);
+      this.#bytes += bytes;
+      this.#out.set(id, { receipt: row.lease_token ?? "", messageId: row.message_id, bytes });
+      count += 1;
+    }
+    this.#app.handOuts.watch(
+      rows.slice(0, count).map((row) => formatId("msg", row.message_id)),
+      this.#settled,
+    );
+    if (count < rows.length) await this.#release(leasesOf(rows.slice(count)));
+    return rows.slice(0, count);
+  }
+
+  /** Resolves when there is room, after `ms`, or when the signal aborts. */
+  async waitForRoom(ms: number, signal: AbortSignal): Promise<void> {
+    const endsAt = performance.now() + ms;
+    const topic = settledTopic(projectOf(this.#ctx), this.#open.queue);
+    const wake = () => this.#wake();
+    const unsubscribe = this.#app.wakeups.on(topic, wake);
+    signal.addEventListener("abort", wake, { once: true });
+    try {
+      while (this.room === 0 && !signal.aborted) {
+        const leftMs = endsAt - performance.now();
+        if (leftMs <= 0) return;
+        await this.#pause(Math.min(leftMs, RECHECK_MS));
+        if (this.room === 0 && !signal.aborted) await this.#recheck();
+      }
+    } finally {
+      unsubscribe();
+      signal.removeEventListener("abort", wake);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ctx.signal.removeEventListener("abort", this.#onAbort);
+    await this.#end();
+  }
+
+  readonly #onAbort = (): void => void this.#end();
+
+  readonly #settled = (id: string): void => {
+    const gone = this.#out.get(id);
+    if (gone === undefined) return;
+    this.#out.delete(id);
+    this.#bytes -= gone.bytes;
+    this.#wake();
+  };
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** Lets go what was settled on other nodes, or whose lease ended. */
+  async #recheck(): Promise<void> {
+    const queue = await requireQueue(this.#app.db, this.#ctx, this.#open.queue);
+    const live = new Set((await liveLeases(this.#app.db, queue, this.#leases())).keys());
+    for (const [id, { receipt }] of this.#out) if (!live.has(receipt)) this.#settled(id);
+  }
+
+  #leases(): Leases {
+    return new Map(Array.from(this.#out.values(), ({ receipt, messageId }) => [receipt, messageId]));
+  }
+
+  /** An extension that fails leaves the leases to run out, or to the next one. */
+  async #extend(seconds: number): Promise<void> {
+    if (this.#out.size === 0 || this.#ctx.signal.aborted) return;
+    try {
+      const queue = await requireQueue(this.#app.db, this.#ctx, this.#open.queue);
+      await extendLeases(this.#app.db, queue, this.#leases(), seconds);
+    } catch {}
+  }
+
+  async #end(): Promise<void> {
+    clearInterval(this.#extender);
+    const leases = this.#leases();
+    this.#app.handOuts.unwatch(this.#out.keys());
+    this.#out.clear();
+    this.#bytes = 0;
+    await this.#release(leases);
+  }
+
+  /** A release that fails leaves the leases to run out by themselves. */
+  async #release(leases: Leases): Promise<void> {
+    if (leases.size === 0) return;
+    const { db, wakeups } = this.#app;
+    try {
+      await releaseLeases(db, await requireQueue(db, this.#ctx, this.#open.queue), leases);
+      wakeups.wake(queueTopic(projectOf(this.#ctx), this.#open.queue));
+      wakeups.wake("pushes");
+    } catch {}
+  }
+}
