@@ -1,9 +1,8 @@
-import { glob, readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { identifyProcess } from "../../src/db/embedded-processes.ts";
 import { processesOf, usedDataDir } from "../db/embedded-harness.ts";
 import { call, eachOf, must, until } from "./calls.ts";
+import { postmasterPid } from "./cluster.ts";
 import { startNode } from "./node.ts";
 
 const MESSAGES = 600;
@@ -63,11 +62,3 @@ test("kill -9 of a Carillon with its own PostgreSQL loses nothing that it acknow
     (await processesOf(dataDir)).length === 0 ? true : undefined,
   );
 });
-
-/** The pid of the server that runs on the directory: the first line of its postmaster.pid. */
-async function postmasterPid(dataDir: string): Promise<number> {
-  for await (const path of glob("**/postmaster.pid", { cwd: dataDir })) {
-    return Number((await readFile(join(dataDir, path), "utf8")).split("\n")[0]);
-  }
-  throw new Error("no server runs");
-}
