@@ -1,0 +1,50 @@
+import { type QueueMessage, QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
+import type { ConsumerEvents } from "../contestants/contestant.ts";
+import type { Order } from "../order.ts";
+import type { GrpcClient } from "./grpc.ts";
+
+/** Most messages that the stream may have out. */
+const MAX_UNACKED = 1_000;
+
+const decoder = new TextDecoder();
+
+/** Takes everything from a queue through one ConsumeStream and acks each batch as it comes. */
+export function consumeStream(grpc: GrpcClient, queue: string, events: ConsumerEvents): AsyncDisposable {
+  const { onMessage, onDone } = events;
+  const underWay = new Set<Promise<unknown>>();
+  let stopped = false;
+  const stream = grpc.stream(
+    QueueService.method.consumeStream,
+    { queue, maxUnacked: MAX_UNACKED },
+    ({ messages }) => {
+      // Parsed even where nobody looks: every peer's library gives its user the object.
+      const orders = messages.map(({ payload }) => JSON.parse(decoder.decode(payload)) as Order);
+      if (onMessage !== undefined) for (const order of orders) onMessage(order);
+      if (messages.length === 0) return;
+      const ack = ackAll(grpc, queue, messages).then(onDone);
+      underWay.add(ack);
+      void ack.finally(() => underWay.delete(ack));
+    },
+    (error) => {
+      if (!stopped) throw error;
+    },
+  );
+  return {
+    async [Symbol.asyncDispose]() {
+      stopped = true;
+      stream[Symbol.dispose]();
+      await Promise.all(underWay);
+    },
+  };
+}
+
+/** Acks messages by their receipts and resolves with how many; rejects where one was not acked. */
+async function ackAll(grpc: GrpcClient, queue: string, messages: readonly QueueMessage[]): Promise<number> {
+  await Promise.all(
+    messages.map(async ({ messageId, receipt = "" }) => {
+      const { acked, reason } = await grpc.unary(QueueService.method.ack, { queue, messageId, receipt });
+      if (!acked) throw new Error(`a message was not acked: ${reason}`);
+    }),
+  );
+  return messages.length;
+}

@@ -1,0 +1,75 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Contestant } from "./contestants/contestant.ts";
+import { newOrders } from "./order.ts";
+
+/** How far the producers may be ahead of the consumers, in messages. */
+const AHEAD = 20_000;
+const PRODUCERS = 2;
+const BATCH = 100;
+/** How long the consumers may take for what is left when the producers have stopped, in milliseconds. */
+const DRAIN_MS = 60_000;
+
+/** Producers and consumers at work on one queue at once. Disposing it stops them all. */
+export interface Cycle extends AsyncDisposable {
+  /** Messages that were consumed and acknowledged so far. */
+  consumed(): number;
+  /** Counts messages that a consumer beside the cycle's own has taken. */
+  count(consumedElsewhere: number): void;
+  /** Stops the producers and resolves when the consumers have had everything that was published. */
+  drain(): Promise<void>;
+}
+
+/** `produce` stores a number of messages and answers it. Default: a batch of 100. */
+export async function startCycle(
+  contestant: Contestant,
+  produce: () => Promise<number> = async () => {
+    await contestant.publishBatch(newOrders(BATCH));
+    return BATCH;
+  },
+  producers = PRODUCERS,
+): Promise<Cycle> {
+  let published = 0;
+  let consumed = 0;
+  let stopped = false;
+  const consumers = await contestant.consume({
+    onDone: (count) => {
+      consumed += count;
+    },
+  });
+  const loop = async (): Promise<void> => {
+    while (!stopped) {
+      if (published - consumed > AHEAD) await delay(1);
+      else published += await produce();
+    }
+  };
+  const loops = Promise.all(Array.from({ length: producers }, loop));
+  // Heard of by whoever stops the cycle.
+  loops.catch(() => {});
+  return {
+    consumed: () => consumed,
+    count(consumedElsewhere) {
+      consumed += consumedElsewhere;
+    },
+    async drain() {
+      stopped = true;
+      await loops;
+      const until = performance.now() + DRAIN_MS;
+      while (consumed < published) {
+        if (performance.now() > until) throw new Error(`${contestant.name} has lost ${published - consumed} messages`);
+        await delay(5);
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      stopped = true;
+      await loops;
+      await consumers[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Messages a second that a cycle consumes in the next `seconds`. */
+export async function rateOver(cycle: Cycle, seconds: number): Promise<number> {
+  const [from, startedAt] = [cycle.consumed(), performance.now()];
+  await delay(seconds * 1_000);
+  return ((cycle.consumed() - from) * 1_000) / (performance.now() - startedAt);
+}
