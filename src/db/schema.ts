@@ -13,6 +13,9 @@ export interface Database {
   message_bodies: MessageBodiesTable;
   acked_messages: AckedMessagesTable;
   publish_limits: PublishLimitsTable;
+  message_groups: MessageGroupsTable;
+  group_changes: GroupChangesTable;
+  rate_slices: RateSlicesTable;
   dropped_lanes: DroppedLanesTable;
   push_subscriptions: PushSubscriptionsTable;
   cron_jobs: CronJobsTable;
@@ -152,6 +155,39 @@ interface AckedMessagesTable {
   message_id: string;
   published_at: Date;
   acked_at: Date;
+}
+
+/** A group with messages, as of the last look; group_changes has what happened since. */
+interface MessageGroupsTable {
+  project_id: string;
+  queue_id: string;
+  group_id: string;
+  depth: number;
+  in_flight: number;
+  ready: boolean;
+  ready_at: Date | null;
+  turn: string;
+}
+
+interface GroupChangesTable {
+  project_id: string;
+  queue_id: string;
+  change_id: Generated<string>;
+  group_id: string;
+  depth: number;
+  in_flight: number;
+}
+
+/** Hand-outs of a group, or of the whole queue, in one slice of a rate's period. */
+interface RateSlicesTable {
+  project_id: string;
+  queue_id: string;
+  of_queue: boolean;
+  group_id: string;
+  begins_at: Date;
+  last_at: Date;
+  handed_out: number;
+  expires_at: Date;
 }
 
 interface DroppedLanesTable {

@@ -5,15 +5,18 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
 }
 
-/** The planner may know nothing of tables that fill and empty; these statements are only ever right by index. */
+/**
+ * The planner may know nothing of tables that fill and empty: it may take a whole queue for two rows. So nothing here
+ * joins with a table; rows are looked up one key at a time, in the order of an index. Set on what is called from outside.
+ */
 const BY_INDEX =
-  "set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off";
+  "set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off set jit = off";
 
 /** Changes that one hand-out takes into the groups' rows, and groups whose time has come that it looks at. */
-const FOLD_STEP = 1_000;
+const FOLD_STEP = 300;
 const LOOK_STEP = 200;
 
-/** Slices of a rate's period. What was handed out in one counts until a whole period after its end. */
+/** Slices of a rate's period. What was handed out in one counts until a whole period after the last of it. */
 const SLICES = 60;
 
 const IN_LANE = "m.project_id = q.project_id and m.queue_id = q.queue_id";
@@ -28,22 +31,24 @@ const STATEMENTS = [
   // What counts against a rate at this instant, and when the first of it counts no more. The group is null for the queue.
   `create function carillon_rate_use(q queues, p_group text, p_period int, p_clock timestamptz, out used int, out free_at timestamptz)
    language sql stable as $$
-     select coalesce(sum(s.handed_out), 0)::int, min(s.ends_at) + make_interval(secs => p_period) from rate_slices s
+     select coalesce(sum(s.handed_out), 0)::int, min(s.last_at) + make_interval(secs => p_period) from rate_slices s
      where s.project_id = q.project_id and s.queue_id = q.queue_id
        and s.of_queue = (p_group is null) and s.group_id = coalesce(p_group, '')
-       and s.ends_at > p_clock - make_interval(secs => p_period)
+       and s.begins_at > p_clock - make_interval(secs => p_period * ${SLICES + 1} / ${SLICES}.0)
+       and s.last_at > p_clock - make_interval(secs => p_period)
    $$`,
 
   `create function carillon_count_against_rate(q queues, p_groups text[], p_counts int[], p_period int, p_clock timestamptz)
    returns void language sql as $$
-     insert into rate_slices as s (project_id, queue_id, of_queue, group_id, ends_at, handed_out, expires_at)
-     select q.project_id, q.queue_id, u.group_id is null, coalesce(u.group_id, ''), slice.ends_at, u.n, slice.ends_at + make_interval(secs => p_period)
+     insert into rate_slices as s (project_id, queue_id, of_queue, group_id, begins_at, last_at, handed_out, expires_at)
+     select q.project_id, q.queue_id, u.group_id is null, coalesce(u.group_id, ''), slice.begins_at, p_clock, u.n,
+            p_clock + make_interval(secs => p_period)
      from unnest(p_groups, p_counts) as u (group_id, n), (
-       select to_timestamp((floor(extract(epoch from p_clock) * ${SLICES} / p_period) + 1) * p_period / ${SLICES}) as ends_at
+       select to_timestamp(floor(extract(epoch from p_clock) * ${SLICES} / p_period) * p_period / ${SLICES}) as begins_at
      ) slice
      where u.n > 0
-     on conflict (project_id, queue_id, of_queue, group_id, ends_at)
-     do update set handed_out = s.handed_out + excluded.handed_out, expires_at = excluded.expires_at
+     on conflict (project_id, queue_id, of_queue, group_id, begins_at) do update
+     set handed_out = s.handed_out + excluded.handed_out, last_at = excluded.last_at, expires_at = excluded.expires_at
    $$`,
 
   // How many more messages the limits of the queue as a whole allow at this instant.
@@ -76,25 +81,33 @@ const STATEMENTS = [
      return greatest(room, 0);
    end $$`,
 
-  // When a message of the group can be handed out, as far as its messages go; null where only a change can make it so.
-  // In a FIFO queue the first message decides. Elsewhere the rank may come a little before the message itself.
-  `create function carillon_group_free_at(q queues, p_group text, p_clock timestamptz)
+  // When a message of the group can be handed out, limits counted in; null where only a change can make it so. In a FIFO
+  // queue the first message decides. Elsewhere it may say a little too early where priority counts.
+  `create function carillon_group_ready_at(q queues, p_group text, p_in_flight int, p_clock timestamptz)
    returns timestamptz language plpgsql as $$
    declare
      free_at timestamptz;
+     used int;
+     spent_until timestamptz;
    begin
      if q.type = 'fifo' then
        select case when m.lease_expires_at is null then m.visible_at end into free_at from messages m
        where ${IN_LANE} and m.group_id = p_group and (m.lease_expires_at is not null or m.expires_at > p_clock)
        order by m.seq limit 1;
-       return free_at;
+     else
+       select m.visible_at into free_at from messages m
+       where ${IN_LANE} and m.group_id = p_group and ${AVAILABLE} and m.rank <= p_clock order by m.rank, m.seq limit 1;
+       if not found then
+         select greatest(m.rank, p_clock + interval '1 second') into free_at from messages m
+         where ${IN_LANE} and m.group_id = p_group and m.lease_expires_at is null and m.expires_at > p_clock
+         order by m.rank, m.seq limit 1;
+       end if;
      end if;
-     select m.visible_at into free_at from messages m
-     where ${IN_LANE} and m.group_id = p_group and ${AVAILABLE} and m.rank <= p_clock order by m.rank, m.seq limit 1;
-     if not found then
-       select greatest(m.rank, p_clock + interval '1 second') into free_at from messages m
-       where ${IN_LANE} and m.group_id = p_group and m.lease_expires_at is null and m.expires_at > p_clock
-       order by m.rank, m.seq limit 1;
+     if q.group_max_in_flight > 0 and p_in_flight >= q.group_max_in_flight then return null; end if;
+     if q.group_rate_limit > 0 and free_at is not null then
+       select r.used, r.free_at into used, spent_until
+       from carillon_rate_use(q, p_group, q.group_rate_period_seconds, p_clock) r;
+       if used >= q.group_rate_limit then return greatest(free_at, spent_until); end if;
      end if;
      return free_at;
    end $$`,
@@ -103,19 +116,10 @@ const STATEMENTS = [
   `create function carillon_look_at_groups(q queues, p_groups text[], p_clock timestamptz)
    returns void language plpgsql as $$
    begin
-     update message_groups g set ready = coalesce(s.ready_at <= p_clock, false), ready_at = s.ready_at
-     from (
-       select u.group_id, case
-         when q.group_max_in_flight > 0 and i.in_flight >= q.group_max_in_flight then null
-         when q.group_rate_limit = 0 then carillon_group_free_at(q, u.group_id, p_clock)
-         else greatest(carillon_group_free_at(q, u.group_id, p_clock), (
-           select r.free_at from carillon_rate_use(q, u.group_id, q.group_rate_period_seconds, p_clock) r
-           where r.used >= q.group_rate_limit))
-         end as ready_at
-       from unnest(p_groups) as u (group_id)
-       join message_groups i on i.project_id = q.project_id and i.queue_id = q.queue_id and i.group_id = u.group_id
-     ) s
-     where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = s.group_id;
+     update message_groups g
+     set (ready, ready_at) = (select coalesce(r.ready_at <= p_clock, false), r.ready_at
+                              from carillon_group_ready_at(q, g.group_id, g.in_flight, p_clock) as r (ready_at))
+     where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = any(p_groups);
    end $$`,
 
   // Takes up to p_step of the oldest changes into the groups' rows, and returns how many. A group without messages has no
@@ -144,56 +148,57 @@ const STATEMENTS = [
        from taken t group by t.group_id
      ),
      known as materialized (
-       select s.*, g.group_id is null as is_new, coalesce(g.depth, 0) + s.depth as now_depth from summed s
-       left join message_groups g on g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = s.group_id
+       select s.*, s.depth + coalesce((
+         select g.depth from message_groups g
+         where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = s.group_id), 0) as now_depth
+       from summed s
      ),
      emptied as (
        delete from message_groups g
        where g.project_id = q.project_id and g.queue_id = q.queue_id
-         and g.group_id = any(array(select k.group_id from known k where not k.is_new and k.now_depth = 0))
+         and g.group_id = any(array(select k.group_id from known k where k.now_depth = 0))
      ),
      changed as (
-       update message_groups g set depth = k.now_depth, in_flight = g.in_flight + k.in_flight from known k
-       where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = k.group_id and k.now_depth > 0
-     ),
-     added as (
-       insert into message_groups (project_id, queue_id, group_id, depth, in_flight, ready, turn)
+       insert into message_groups as g (project_id, queue_id, group_id, depth, in_flight, ready, turn)
        select q.project_id, q.queue_id, k.group_id, k.depth, k.in_flight, false, base + k.place
-       from known k where k.is_new and k.now_depth > 0
+       from known k where k.now_depth > 0
+       on conflict (project_id, queue_id, group_id)
+       do update set depth = g.depth + excluded.depth, in_flight = g.in_flight + excluded.in_flight
      )
      select sum(k.changes), array_agg(k.group_id) filter (where k.now_depth > 0) into folded, touched from known k;
      perform carillon_look_at_groups(q, touched, p_clock);
      return folded;
    end $$`,
 
-  // Leases those of the messages that are still free, and returns them in the order given.
-  `create function carillon_lease(q queues, p_ids uuid[], p_seconds int, p_request text, p_clock timestamptz)
-   returns uuid[] language plpgsql as $$
-   declare
-     leased uuid[];
+  // Leases those of the messages that are still free, and returns them and their groups in the order given.
+  `create function carillon_lease(q queues, p_ids uuid[], p_seconds int, p_request text, p_clock timestamptz,
+                                  out ids uuid[], out groups text[]) language plpgsql as $$
    begin
      perform set_config('carillon.handing_out', 'on', true);
-     with leased as (
+     with free as materialized (
+       select l.place, l.at from unnest(p_ids) with ordinality as u (message_id, place)
+       cross join lateral (
+         select u.place, m.ctid as at from messages m
+         where ${IN_LANE} and m.message_id = u.message_id and ${AVAILABLE} for update skip locked) l
+     ),
+     leased as (
        update messages m
        set lease_token = gen_random_uuid(), lease_expires_at = p_clock + make_interval(secs => p_seconds),
            lease_request = nullif(p_request, ''), receive_count = m.receive_count + 1
-       where ${IN_LANE} and m.message_id = any(array(
-         select m.message_id from messages m
-         where ${IN_LANE} and m.message_id = any(p_ids) and ${AVAILABLE}
-         order by m.message_id for update skip locked))
-       returning m.message_id
+       from free f where m.ctid = f.at
+       returning f.place, m.message_id, m.group_id
      )
-     select coalesce(array_agg(l.message_id order by array_position(p_ids, l.message_id)), '{}') into leased from leased l;
+     select coalesce(array_agg(l.message_id order by l.place), '{}'), coalesce(array_agg(l.group_id order by l.place), '{}')
+     into ids, groups from leased l;
      perform set_config('carillon.handing_out', 'off', true);
-     return leased;
    end $$`,
 
   // Leases the next messages of the queue, whatever their group.
   `create function carillon_serve_line(q queues, p_room int, p_seconds int, p_request text, p_clock timestamptz)
    returns uuid[] language sql as $$
-     select carillon_lease(q, array(
+     select l.ids from carillon_lease(q, array(
        select m.message_id from messages m where ${IN_LANE} and ${AVAILABLE} and m.rank <= p_clock
-       order by m.rank, m.seq limit p_room for update skip locked), p_seconds, p_request, p_clock)
+       order by m.rank, m.seq limit p_room for update skip locked), p_seconds, p_request, p_clock) l
    $$`,
 
   // One round over the groups that are ready: those with the least in flight first, and of these the one that has waited
@@ -207,6 +212,7 @@ const STATEMENTS = [
      counts int[];
      ids uuid[];
      leased uuid[];
+     groups text[];
    begin
      with tried as materialized (
        select g.group_id, g.in_flight, row_number() over (order by g.in_flight, g.turn) as place
@@ -238,22 +244,23 @@ const STATEMENTS = [
        where q.type <> 'fifo'
      ),
      next as (
-       select n.message_id, n.in_flight + n.k as load, n.place
+       select n.message_id, row_number() over (order by n.in_flight + n.k, n.k > 1, n.place) as place
        from (select * from heads union all select * from lines) n
-       order by n.in_flight + n.k, n.place limit p_room
+       order by n.in_flight + n.k, n.k > 1, n.place limit p_room
      )
      select (select array_agg(t.group_id order by t.place) from quotas t),
-            (select array_agg(n.message_id order by n.load, n.place) from next n)
+            (select array_agg(n.message_id order by n.place) from next n)
      into served, ids;
      if served is null then return null; end if;
-     leased := carillon_lease(q, coalesce(ids, '{}'), p_seconds, p_request, p_clock);
+     select l.ids, l.groups into leased, groups
+     from carillon_lease(q, coalesce(ids, '{}'), p_seconds, p_request, p_clock) l;
      select array_agg(coalesce(l.n, 0) order by u.place) into counts
      from unnest(served) with ordinality as u (group_id, place)
-     left join (select m.group_id, count(*)::int as n from messages m where ${IN_LANE} and m.message_id = any(leased)
-                group by m.group_id) l on l.group_id = u.group_id;
-     update message_groups g set in_flight = g.in_flight + u.n, turn = base + u.place
-     from unnest(served, counts) with ordinality as u (group_id, n, place)
-     where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = u.group_id;
+     left join (select g.group_id, count(*)::int as n from unnest(groups) as g (group_id) group by g.group_id) l using (group_id);
+     update message_groups g
+     set in_flight = g.in_flight + counts[array_position(served, g.group_id)],
+         turn = base + array_position(served, g.group_id)
+     where g.project_id = q.project_id and g.queue_id = q.queue_id and g.group_id = any(served);
      if q.group_rate_limit > 0 then
        perform carillon_count_against_rate(q, served, counts, q.group_rate_period_seconds, p_clock);
      end if;

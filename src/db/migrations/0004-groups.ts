@@ -63,10 +63,11 @@ const STATEMENTS = [
      queue_id uuid not null,
      of_queue boolean not null,
      group_id text not null,
-     ends_at timestamptz not null,
+     begins_at timestamptz not null,
+     last_at timestamptz not null,
      handed_out int not null,
      expires_at timestamptz not null,
-     primary key (project_id, queue_id, of_queue, group_id, ends_at)
+     primary key (project_id, queue_id, of_queue, group_id, begins_at)
    ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)`,
   `create index rate_slices_expiry_idx on rate_slices (expires_at)`,
 
