@@ -29,6 +29,8 @@ export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema
     createdAt: timestampFromDate(row.created_at),
     updatedAt: timestampFromDate(row.updated_at),
     requireReceipt: row.require_receipt,
+    contentDeduplication: row.content_deduplication,
+    deduplicationWindowSeconds: row.deduplication_window_seconds,
   };
 }
 

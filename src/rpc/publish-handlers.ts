@@ -11,7 +11,7 @@ import { type NewMessage, publishMessages } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { ensureQueue } from "./find-queue.ts";
 import { idempotencyKey, once } from "./once.ts";
-import { toNewMessage, warnOfPriority } from "./publishing.ts";
+import { toNewMessage, toPublishBatchResponse, toPublishResponse, warnOfPriority } from "./publishing.ts";
 
 /** The calls that store messages. */
 export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueService>, "publish" | "publishBatch"> {
@@ -23,8 +23,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        const [id = ""] = await publishMessages(trx, queue, messages);
-        return { messageId: formatId("msg", id) };
+        return toPublishResponse(await publishMessages(trx, queue, messages));
       });
       wake(app, ctx, req.queue, true);
       return answer;
@@ -37,8 +36,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        const ids = await publishMessages(trx, queue, messages);
-        return { messageIds: ids.map((id) => formatId("msg", id)) };
+        return toPublishBatchResponse(await publishMessages(trx, queue, messages));
       });
       wake(app, ctx, req.queue, true);
       return answer;

@@ -1,8 +1,15 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
-import type { PublishBatchMessage, PublishRequest } from "../../gen/scheduling/v1/queue_service_pb.js";
+import type {
+  PublishBatchMessage,
+  PublishBatchResponseSchema,
+  PublishRequest,
+  PublishResponseSchema,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
+import { formatId } from "../domain/ids.ts";
 import { traceContext } from "../domain/trace-context.ts";
 import { Refusal } from "../errors.ts";
-import type { NewMessage } from "../store/messages.ts";
+import type { NewMessage, PublishedMessage } from "../store/messages.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { checkHeaders } from "../webhook/headers.ts";
 import { type AppContext, warn } from "./context.ts";
@@ -28,6 +35,8 @@ export function toNewMessage(
     groupId: message.groupId,
     priority: message.priority ?? 0,
     delaySeconds: message.delaySeconds ?? 0,
+    ttlSeconds: message.ttlSeconds,
+    deduplicationKey: message.deduplicationKey || undefined,
   };
 }
 
@@ -62,6 +71,26 @@ function withRoomFor(headers: Record<string, string>, more: Record<string, strin
     if (error instanceof Refusal) return headers;
     throw error;
   }
+}
+
+/** The answer to a publish. */
+export function toPublishResponse(
+  published: readonly PublishedMessage[],
+): MessageInitShape<typeof PublishResponseSchema> {
+  const [message] = published;
+  if (message === undefined) throw new Error("one message was published");
+  return { messageId: formatId("msg", message.message_id), deduplicated: message.deduplicated };
+}
+
+/** The answer to a batch. */
+export function toPublishBatchResponse(
+  published: readonly PublishedMessage[],
+): MessageInitShape<typeof PublishBatchResponseSchema> {
+  const anyDeduplicated = published.some((message) => message.deduplicated);
+  return {
+    messageIds: published.map((message) => formatId("msg", message.message_id)),
+    deduplicated: anyDeduplicated ? published.map((message) => message.deduplicated) : [],
+  };
 }
 
 /** Tells the caller when a priority has no effect. */

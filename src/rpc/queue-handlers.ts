@@ -53,6 +53,10 @@ export function queueHandlers(app: AppContext): QueueHandlers {
           visibility_timeout_seconds: req.visibilityTimeoutDefault ?? QUEUE_DEFAULTS.visibility_timeout_seconds,
           enable_priority: req.enablePriority,
           require_receipt: req.requireReceipt,
+          content_deduplication: req.contentDeduplication,
+          ...(req.deduplicationWindowSeconds !== undefined && {
+            deduplication_window_seconds: req.deduplicationWindowSeconds,
+          }),
         });
         if (!created) assertSameSettings(queue, req);
         return { queue: toQueue(queue) };
@@ -88,6 +92,10 @@ export function queueHandlers(app: AppContext): QueueHandlers {
             enable_priority: req.enablePriority ?? QUEUE_DEFAULTS.enable_priority,
           }),
           ...(written.has("require_receipt") && { require_receipt: req.requireReceipt ?? false }),
+          ...(written.has("content_deduplication") && { content_deduplication: req.contentDeduplication ?? false }),
+          ...(written.has("deduplication_window_seconds") && {
+            deduplication_window_seconds: req.deduplicationWindowSeconds ?? QUEUE_DEFAULTS.deduplication_window_seconds,
+          }),
           ...(written.has("paused") && { paused: req.paused ?? false }),
         };
         if (written.has("dead_letter_queue")) {
@@ -140,6 +148,8 @@ function assertSameSettings(queue: NamedQueueRow, req: CreateQueueRequest): void
     ["visibility_timeout_default", req.visibilityTimeoutDefault, queue.visibility_timeout_seconds],
     ["enable_priority", req.enablePriority || undefined, queue.enable_priority],
     ["require_receipt", req.requireReceipt || undefined, queue.require_receipt],
+    ["content_deduplication", req.contentDeduplication || undefined, queue.content_deduplication],
+    ["deduplication_window_seconds", req.deduplicationWindowSeconds, queue.deduplication_window_seconds],
   ];
   const other = said.find(([, value, is]) => value !== undefined && value !== is);
   if (other !== undefined) throw new Refusal("QUEUE_EXISTS", { queue: req.queue, field: other[0] });

@@ -41,16 +41,27 @@ export interface MessageRow {
 /** Minutes of waiting that one step of priority is worth. The whole of the ageing rule: nothing waits for ever. */
 const MINUTES_PER_PRIORITY = 1;
 
+/** What came of publishing a message. */
+export interface PublishedMessage {
+  /** Its id or, where an earlier message stands for it, that one's. */
+  readonly message_id: string;
+  readonly deduplicated: boolean;
+}
+
 /**
- * Stores messages in the order given and returns their ids in that order.
+ * Stores messages in the order given and says in that order what came of each.
  *
  * In a FIFO queue, transactions that publish take turns, so that the order of seq is the order of the commits. Those that
  * publish the same deduplication key at the same time wait for one another too.
  */
-export async function publishMessages(trx: Db, queue: QueueRow, messages: readonly NewMessage[]): Promise<string[]> {
+export async function publishMessages(
+  trx: Db,
+  queue: QueueRow,
+  messages: readonly NewMessage[],
+): Promise<PublishedMessage[]> {
   if (messages.length === 0) return [];
-  const { rows } = await sql<{ message_id: string }>`
-    select message_id from carillon_put_messages(
+  const { rows } = await sql<PublishedMessage>`
+    select message_id, deduplicated from carillon_put_messages(
       ${queue.project_id}, ${queue.queue_id}, ${queue.type === "fifo"},
       ${queue.enable_priority ? MINUTES_PER_PRIORITY : 0}, ${queue.message_retention_days},
       ${queue.content_deduplication}, ${queue.deduplication_window_seconds},
@@ -62,7 +73,7 @@ export async function publishMessages(trx: Db, queue: QueueRow, messages: readon
       ${messages.map((m) => Buffer.from(m.payload.buffer, m.payload.byteOffset, m.payload.byteLength))}::bytea[],
       ${messages.map((m) => m.contentType)}::text[],
       ${messages.map((m) => JSON.stringify(m.headers))}::text[])`.execute(trx);
-  return rows.map((row) => row.message_id);
+  return rows;
 }
 
 /** Makes transactions that need the order of one lane take turns until they end. carillon_put_messages does the same. */

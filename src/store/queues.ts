@@ -9,6 +9,7 @@ export const QUEUE_DEFAULTS = {
   message_retention_days: 14,
   visibility_timeout_seconds: 30,
   enable_priority: false,
+  deduplication_window_seconds: 600,
 } as const;
 
 export type QueueSettings = Omit<Insertable<Database["queues"]>, "project_id" | "name">;

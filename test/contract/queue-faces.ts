@@ -30,7 +30,7 @@ export interface QueueFace {
   call(method: keyof typeof PATHS, request: JsonObject, headers?: Readonly<Record<string, string>>): Promise<Json>;
 }
 
-export class QueueRefusal extends Error {
+class QueueRefusal extends Error {
   readonly reason: string;
   readonly fields: readonly string[];
 

@@ -15,13 +15,13 @@ export async function makeQueue(
 }
 
 /** Publishes one message for each payload and returns their ids. */
-export function publish(
+export async function publish(
   db: Db,
   queue: NamedQueueRow,
   payloads: readonly string[],
   message: Partial<NewMessage> = {},
 ): Promise<string[]> {
-  return db.transaction().execute((trx) =>
+  const published = await db.transaction().execute((trx) =>
     publishMessages(
       trx,
       queue,
@@ -36,4 +36,5 @@ export function publish(
       })),
     ),
   );
+  return published.map((message) => message.message_id);
 }

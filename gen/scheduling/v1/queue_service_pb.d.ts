@@ -93,6 +93,21 @@ export declare type Queue = Message<"scheduling.v1.Queue"> & {
    * @generated from field: bool require_receipt = 11;
    */
   requireReceipt: boolean;
+
+  /**
+   * Whether messages with the same payload, content type and group count as one within the window, where they come
+   * without a deduplication_key.
+   *
+   * @generated from field: bool content_deduplication = 12;
+   */
+  contentDeduplication: boolean;
+
+  /**
+   * How long a message stands for later ones with its key or content, in seconds.
+   *
+   * @generated from field: int32 deduplication_window_seconds = 13;
+   */
+  deduplicationWindowSeconds: number;
 };
 
 /**
@@ -313,6 +328,21 @@ export declare type CreateQueueRequest = Message<"scheduling.v1.CreateQueueReque
    * @generated from field: bool require_receipt = 9;
    */
   requireReceipt: boolean;
+
+  /**
+   * Whether messages with the same payload (byte for byte), content type and group count as one within the window, where
+   * they come without a deduplication_key: PublishResponse says more. Default false.
+   *
+   * @generated from field: bool content_deduplication = 10;
+   */
+  contentDeduplication: boolean;
+
+  /**
+   * How long a message stands for later ones with its key or content, 20 to 604800 seconds (7 days). Default 600.
+   *
+   * @generated from field: optional int32 deduplication_window_seconds = 11;
+   */
+  deduplicationWindowSeconds?: number | undefined;
 };
 
 /**
@@ -511,6 +541,20 @@ export declare type UpdateQueueRequest = Message<"scheduling.v1.UpdateQueueReque
    * @generated from field: optional bool require_receipt = 10;
    */
   requireReceipt?: boolean | undefined;
+
+  /**
+   * Whether messages with the same content count as one, for messages published from now on. Cleared: false.
+   *
+   * @generated from field: optional bool content_deduplication = 11;
+   */
+  contentDeduplication?: boolean | undefined;
+
+  /**
+   * How long a message stands for later ones, for messages published from now on. Cleared: 600.
+   *
+   * @generated from field: optional int32 deduplication_window_seconds = 12;
+   */
+  deduplicationWindowSeconds?: number | undefined;
 };
 
 /**
@@ -840,7 +884,8 @@ export declare type PublishRequest = Message<"scheduling.v1.PublishRequest"> & {
   groupId: string;
 
   /**
-   * Headers to keep with the message: at most 32, 8 kB in all.
+   * Headers to keep with the message: at most 32, 8 kB in all. A W3C trace context in the headers traceparent and
+   * tracestate of the request is kept among them, unless they bring one; one that is not valid is left out.
    *
    * @generated from field: map<string, string> headers = 7;
    */
@@ -854,6 +899,23 @@ export declare type PublishRequest = Message<"scheduling.v1.PublishRequest"> & {
    * @generated from field: string idempotency_key = 8;
    */
   idempotencyKey: string;
+
+  /**
+   * Seconds after which the message is dropped, counted from when it first becomes available, 1 to 31536000 (365 days).
+   * While it is leased it stays, and is dropped if it is given back. As a dead letter it has the queue's retention.
+   * Default: the queue's message_retention_days, which also end it sooner where this is longer.
+   *
+   * @generated from field: optional int32 ttl_seconds = 9;
+   */
+  ttlSeconds?: number | undefined;
+
+  /**
+   * Up to 128 characters that name what the message says. Within the queue's deduplication_window_seconds after a message
+   * with this key nothing is stored, whatever has become of that message, and the answer is its id. Default: none.
+   *
+   * @generated from field: string deduplication_key = 10;
+   */
+  deduplicationKey: string;
 };
 
 /**
@@ -874,6 +936,14 @@ export declare type PublishResponse = Message<"scheduling.v1.PublishResponse"> &
    * @generated from field: string message_id = 1;
    */
   messageId: string;
+
+  /**
+   * True when nothing was stored, because an earlier message with the same deduplication_key, or in a queue with
+   * content_deduplication with the same content, stands for this one. message_id is then that message's.
+   *
+   * @generated from field: bool deduplicated = 2;
+   */
+  deduplicated: boolean;
 };
 
 /**
@@ -963,6 +1033,20 @@ export declare type PublishBatchMessage = Message<"scheduling.v1.PublishBatchMes
    * @generated from field: map<string, string> headers = 6;
    */
   headers: { [key: string]: string };
+
+  /**
+   * Seconds after which the message is dropped. Default: the queue's retention.
+   *
+   * @generated from field: optional int32 ttl_seconds = 7;
+   */
+  ttlSeconds?: number | undefined;
+
+  /**
+   * Names what the message says; earlier messages of the batch count too. Default: none.
+   *
+   * @generated from field: string deduplication_key = 8;
+   */
+  deduplicationKey: string;
 };
 
 /**
@@ -983,6 +1067,13 @@ export declare type PublishBatchResponse = Message<"scheduling.v1.PublishBatchRe
    * @generated from field: repeated string message_ids = 1;
    */
   messageIds: string[];
+
+  /**
+   * For each message whether an earlier one stands for it, as in PublishResponse. Empty when that is so for none.
+   *
+   * @generated from field: repeated bool deduplicated = 2;
+   */
+  deduplicated: boolean[];
 };
 
 /**

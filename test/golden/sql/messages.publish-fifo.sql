@@ -1,4 +1,4 @@
-select message_id from carillon_put_messages(
+select message_id, deduplicated from carillon_put_messages(
 $1, $2, $3,
 $4, $5,
 $6, $7,

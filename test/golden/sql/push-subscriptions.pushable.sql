@@ -7,7 +7,11 @@ select q.*, s.subscriptions from (
        where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
          and m.rank <= carillon_now() and m.visible_at <= carillon_now() and m.expires_at > carillon_now() limit 1),
       (select true from messages m
-       where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1))
+       where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
+      (select true from line_messages m
+       where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
+      (select true from line_claims c
+       where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1))
   order by random() limit $1
 ) q
 cross join lateral (
