@@ -2,12 +2,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { must, until } from "./calls.ts";
 import { startCluster } from "./cluster.ts";
-import { connectFace, type Face, rest } from "./faces.ts";
+import { connectFace } from "./connect-face.ts";
+import type { Face } from "./faces.ts";
 import { Recorder } from "./history.ts";
 import { clockSlip, drain, expectPromisesKept } from "./proof.ts";
+import { rest } from "./rest-face.ts";
 import { sized } from "./scale.ts";
 import { seededRandom } from "./seed.ts";
-import { pick, publish, pulling, sleeping, streaming, type Workload, working } from "./workload.ts";
+import { pick, publish, pulling, sessions, sleeping, streaming, type Workload, working } from "./workload.ts";
 
 const GROUPS = sized(200, 40);
 const MESSAGES_PER_GROUP = sized(200, 40);
@@ -39,6 +41,7 @@ test("each group of a FIFO queue stays in order, one message at a time, whoever 
   const consuming = [
     ...faces.map((face) => pulling(work, face, { maxMessages: 10, leaseSeconds: 3 }, working)),
     ...faces.map((face) => streaming(work, face, { maxUnacked: 20, leaseSeconds: 5 }, working)),
+    sessions(work, grpc, { maxUnacked: 20, leaseSeconds: 5 }, working),
   ];
   // None of them ends by itself, but for a fault.
   const failing = Promise.all(consuming);

@@ -115,7 +115,7 @@ export class Recorder implements History {
 
   /** Counts a call that got no answer, or a stream that broke. */
   unknown(what: string, why: string): void {
-    const name = `${what}: ${why}`;
+    const name = `${what}: ${why.replace(/127.0.0.1:\d+/, "a node")}`;
     this.unknowns.set(name, (this.unknowns.get(name) ?? 0) + 1);
   }
 

@@ -2,12 +2,24 @@ import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { must, until } from "./calls.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
-import { connectFace, type Face, rest } from "./faces.ts";
+import { connectFace } from "./connect-face.ts";
+import type { Face } from "./faces.ts";
 import { Recorder } from "./history.ts";
 import { clockSlip, drain, expectPromisesKept } from "./proof.ts";
+import { rest } from "./rest-face.ts";
 import { sized } from "./scale.ts";
 import { seededRandom } from "./seed.ts";
-import { pick, publish, pulling, sleeping, streaming, type Workload, working } from "./workload.ts";
+import {
+  pick,
+  publish,
+  pulling,
+  pullingAndAckingAll,
+  sessions,
+  sleeping,
+  streaming,
+  type Workload,
+  working,
+} from "./workload.ts";
 
 const MESSAGES = sized(200_000, 10_000);
 /** How often each fault happens. */
@@ -45,8 +57,10 @@ test("nothing is lost, made up, or handed out too early or too late, whoever is 
   const connect = connectFace("connect");
 
   const consuming = [
-    ...[grpc, grpc, connect, rest].map((face) => pulling(work, face, { maxMessages: 40, leaseSeconds: 5 }, working)),
-    ...[grpc, grpc, connect, rest].map((face) => streaming(work, face, { maxUnacked: 100, leaseSeconds: 8 }, working)),
+    ...[grpc, connect, rest].map((face) => pulling(work, face, { maxMessages: 40, leaseSeconds: 5 }, working)),
+    ...[grpc, rest].map((face) => pullingAndAckingAll(work, face, { maxMessages: 40, leaseSeconds: 5 })),
+    ...[grpc, connect, rest].map((face) => streaming(work, face, { maxUnacked: 100, leaseSeconds: 8 }, working)),
+    ...[grpc, grpc].map((face) => sessions(work, face, { maxUnacked: 100, leaseSeconds: 8 }, working)),
   ];
   // None of them ends by itself, but for a fault.
   const failing = Promise.all(consuming);

@@ -1,5 +1,14 @@
 import { setTimeout as delay } from "node:timers/promises";
-import type { Delivery, Draft, Face } from "./faces.ts";
+import { openSession } from "./connect-face.ts";
+import {
+  type Delivery,
+  type Draft,
+  type Face,
+  isBreak,
+  type Settle,
+  type StreamOptions,
+  type Verdict,
+} from "./faces.ts";
 import type { HandOut, Recorder, Settlement, Stream } from "./history.ts";
 
 /** How long a caller waits before it tries again what it got no answer to, in milliseconds. */
@@ -104,22 +113,53 @@ export async function pulling(work: Workload, face: Face, habits: PullHabits, ha
   }
 }
 
-/** How a streaming consumer asks. */
-export interface StreamHabits {
-  readonly maxUnacked: number;
-  readonly leaseSeconds: number;
+/** Pulls, and acks what comes in one call, until there is nothing left to do. */
+export async function pullingAndAckingAll(work: Workload, face: Face, habits: PullHabits): Promise<void> {
+  const { history, random, urls, queue } = work;
+  while (!work.signal.aborted) {
+    const handOuts = await pull(work, face, habits);
+    if (handOuts.length === 0) continue;
+    const settlements = handOuts.map((handOut) => history.settling("ack", handOut));
+    const answer = await face.ackAll(pick(random, urls()), queue, handOuts);
+    if (answer.kind === "refused") throw new Error(`ack in a batch over ${face.name}: ${answer.why}`);
+    if (answer.kind === "unknown") history.unknown("ack in a batch", answer.why);
+    else for (const [i, settlement] of settlements.entries()) note(work, settlement, answer.value[i]);
+  }
 }
 
+/** Opens a stream, and says how what it hands out is settled. */
+type Opening = (
+  url: string,
+  queue: string,
+  options: StreamOptions,
+  signal: AbortSignal,
+) => { readonly deliveries: AsyncGenerator<readonly Delivery[]>; readonly face: Face };
+
 /** Reads streams, one after the other, each from any node, and handles what comes, until there is nothing left to do. */
-export async function streaming(work: Workload, face: Face, habits: StreamHabits, handle: Handling): Promise<void> {
+export function streaming(work: Workload, face: Face, options: StreamOptions, handle: Handling): Promise<void> {
+  return reading(work, (...request) => ({ deliveries: face.stream(...request), face }), options, handle);
+}
+
+/** As `streaming`, by sessions, which settle what they hand out. What is in hand when one ends goes by `face`. */
+export function sessions(work: Workload, face: Face, options: StreamOptions, handle: Handling): Promise<void> {
+  const open: Opening = (...request) => {
+    const session = openSession(...request);
+    const settling: Settle = (...settlement) => session.settle(...settlement) ?? face.settle(...settlement);
+    return { deliveries: session.deliveries, face: { ...face, name: "session", settle: settling } };
+  };
+  return reading(work, open, options, handle);
+}
+
+async function reading(work: Workload, open: Opening, options: StreamOptions, handle: Handling): Promise<void> {
   const { history, random, signal } = work;
   const inHand = new Set<Promise<void>>();
   while (!signal.aborted) {
     const stream = history.opening();
     try {
-      for await (const deliveries of face.stream(pick(random, work.urls()), work.queue, habits, signal)) {
-        for (const delivery of deliveries) {
-          const request = { ...habits, requestId: "" };
+      const { deliveries, face } = open(pick(random, work.urls()), work.queue, options, signal);
+      for await (const some of deliveries) {
+        for (const delivery of some) {
+          const request = { ...options, requestId: "" };
           const handling = handle(work, face, received(work, delivery, request, stream.openedAt, stream));
           inHand.add(handling);
           // A failure is reported where all of them are awaited.
@@ -130,7 +170,8 @@ export async function streaming(work: Workload, face: Face, habits: StreamHabits
         }
       }
     } catch (error) {
-      if (!signal.aborted) history.unknown("stream", String(error));
+      if (!signal.aborted && !isBreak(error)) throw error;
+      history.unknown("stream", String(error));
     }
     stream.endedAt = performance.now();
     if (!signal.aborted) await delay(RETRY_MS);
@@ -153,9 +194,14 @@ export async function settle(
     work.history.unknown(verb, answer.why);
     return settlement;
   }
-  const { done, already, reason } = answer.value;
-  work.history.settled(settlement, already ? "already" : done ? "done" : "refused", reason);
+  note(work, settlement, answer.value);
   return settlement;
+}
+
+function note({ history }: Workload, settlement: Settlement, verdict: Verdict | undefined): void {
+  if (verdict === undefined) throw new Error("an answer is missing");
+  const { done, already, reason } = verdict;
+  history.settled(settlement, already ? "already" : done ? "done" : "refused", reason);
 }
 
 /** Acks. Where there is no answer it asks again, mostly. */
