@@ -12,6 +12,7 @@ import { formatId } from "../domain/ids.ts";
 import type { MessageRow, QueueStatsRow } from "../store/messages.ts";
 import type { NamedSubscriptionRow } from "../store/push-subscriptions.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
+import { toFlow } from "./flow-limits.ts";
 
 const QUEUE_TYPES = { standard: QueueType.STANDARD, fifo: QueueType.FIFO } as const;
 const PUSH_MODES = { compete: PushMode.COMPETE, fanout: PushMode.FANOUT } as const;
@@ -25,6 +26,7 @@ export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema
     messageRetentionDays: row.message_retention_days,
     visibilityTimeoutDefault: row.visibility_timeout_seconds,
     enablePriority: row.enable_priority,
+    ...toFlow(row),
     paused: row.paused,
     createdAt: timestampFromDate(row.created_at),
     updatedAt: timestampFromDate(row.updated_at),

@@ -1,14 +1,17 @@
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   type CreateQueueRequest,
   CreateQueueResponseSchema,
   DeleteQueueResponseSchema,
+  PauseQueueResponseSchema,
   PurgeQueueResponseSchema,
   type QueueService,
   QueueType,
+  ResumeQueueResponseSchema,
   UpdateQueueRequestSchema,
   UpdateQueueResponseSchema,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
+import type { Db } from "../db/schema.ts";
 import { queueTopic } from "../db/wakeups.ts";
 import { formatCursor, parseCursor } from "../domain/cursor.ts";
 import { Refusal } from "../errors.ts";
@@ -27,13 +30,22 @@ import {
 import { type AppContext, projectOf } from "./context.ts";
 import { toQueue, toStats } from "./convert-queue.ts";
 import { deadLetterQueueId, deadLetterQueueIdFor, requireQueue } from "./find-queue.ts";
+import { flowChanges, flowSettings, saidOfFlow } from "./flow-limits.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
 import { writtenFields } from "./update-mask.ts";
 
 type QueueHandlers = Pick<
   ServiceImpl<typeof QueueService>,
-  "createQueue" | "getQueue" | "listQueues" | "updateQueue" | "deleteQueue" | "purgeQueue" | "getQueueStats"
+  | "createQueue"
+  | "getQueue"
+  | "listQueues"
+  | "updateQueue"
+  | "pauseQueue"
+  | "resumeQueue"
+  | "deleteQueue"
+  | "purgeQueue"
+  | "getQueueStats"
 >;
 
 /** The calls on a queue's definition and on its contents as a whole. */
@@ -52,6 +64,7 @@ export function queueHandlers(app: AppContext): QueueHandlers {
           message_retention_days: req.messageRetentionDays ?? QUEUE_DEFAULTS.message_retention_days,
           visibility_timeout_seconds: req.visibilityTimeoutDefault ?? QUEUE_DEFAULTS.visibility_timeout_seconds,
           enable_priority: req.enablePriority,
+          ...flowSettings(req),
           require_receipt: req.requireReceipt,
           content_deduplication: req.contentDeduplication,
           ...(req.deduplicationWindowSeconds !== undefined && {
@@ -97,6 +110,7 @@ export function queueHandlers(app: AppContext): QueueHandlers {
             deduplication_window_seconds: req.deduplicationWindowSeconds ?? QUEUE_DEFAULTS.deduplication_window_seconds,
           }),
           ...(written.has("paused") && { paused: req.paused ?? false }),
+          ...flowChanges(req, written, queue.type),
         };
         if (written.has("dead_letter_queue")) {
           changes.dead_letter_queue_id = await deadLetterQueueIdFor(trx, ctx, queue, req.deadLetterQueue ?? "");
@@ -105,6 +119,18 @@ export function queueHandlers(app: AppContext): QueueHandlers {
         return { queue: toQueue(await requireQueue(trx, ctx, req.queue)) };
       });
       app.wakeups.wake(queueTopic(projectOf(ctx), req.queue));
+      return answer;
+    },
+
+    pauseQueue: (req, ctx) =>
+      once(app, ctx, PauseQueueResponseSchema, req, req.queue, (trx) => setPaused(trx, ctx, req.queue, true)),
+
+    async resumeQueue(req, ctx) {
+      const answer = await once(app, ctx, ResumeQueueResponseSchema, req, req.queue, (trx) =>
+        setPaused(trx, ctx, req.queue, false),
+      );
+      app.wakeups.wake(queueTopic(projectOf(ctx), req.queue));
+      app.wakeups.wake("pushes");
       return answer;
     },
 
@@ -134,6 +160,13 @@ export function queueHandlers(app: AppContext): QueueHandlers {
   };
 }
 
+async function setPaused(trx: Db, ctx: HandlerContext, name: string, paused: boolean) {
+  const queue = await lockQueue(trx, projectOf(ctx), name);
+  if (queue === undefined) throw new Refusal("QUEUE_NOT_FOUND", { queue: name });
+  if (queue.paused !== paused) await updateQueue(trx, queue, { paused });
+  return { queue: toQueue(await requireQueue(trx, ctx, name)) };
+}
+
 /** Creating again is safe as long as what the caller says agrees with what is there; what is left out is not compared. */
 function assertSameSettings(queue: NamedQueueRow, req: CreateQueueRequest): void {
   const said: readonly (readonly [field: string, said: unknown, is: unknown])[] = [
@@ -147,6 +180,7 @@ function assertSameSettings(queue: NamedQueueRow, req: CreateQueueRequest): void
     ["message_retention_days", req.messageRetentionDays, queue.message_retention_days],
     ["visibility_timeout_default", req.visibilityTimeoutDefault, queue.visibility_timeout_seconds],
     ["enable_priority", req.enablePriority || undefined, queue.enable_priority],
+    ...saidOfFlow(req, queue),
     ["require_receipt", req.requireReceipt || undefined, queue.require_receipt],
     ["content_deduplication", req.contentDeduplication || undefined, queue.content_deduplication],
     ["deduplication_window_seconds", req.deduplicationWindowSeconds, queue.deduplication_window_seconds],

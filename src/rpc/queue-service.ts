@@ -5,6 +5,7 @@ import { consumeSession } from "./consume-session.ts";
 import { consumeStream } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
 import { deadLetterHandlers } from "./dead-letter-handlers.ts";
+import { groupHandlers } from "./group-handlers.ts";
 import { publishHandlers } from "./publish-handlers.ts";
 import { pushHandlers } from "./push-handlers.ts";
 import { queueHandlers } from "./queue-handlers.ts";
@@ -19,6 +20,7 @@ export function queueService(app: AppContext): ServiceImpl<typeof QueueService> 
     ...consumeSession(app),
     ...settleHandlers(app),
     ...deadLetterHandlers(app),
+    ...groupHandlers(app),
     ...pushHandlers(app),
   };
 }

@@ -12,6 +12,43 @@ import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_scheduling_v1_queue_service: GenFile;
 
 /**
+ * FlowLimits bounds what is handed out. Both limits are exact under any number of consumers and nodes, and a change holds
+ * from the next hand-out on.
+ *
+ * @generated from message scheduling.v1.FlowLimits
+ */
+export declare type FlowLimits = Message<"scheduling.v1.FlowLimits"> & {
+  /**
+   * Most messages under a lease at a time, 0 to 100000. 0 is no limit. A lease that runs out counts until it has been
+   * taken back, which the next consumer does.
+   *
+   * @generated from field: int32 max_in_flight = 1;
+   */
+  maxInFlight: number;
+
+  /**
+   * Most hand-outs in any rate_period_seconds, redeliveries included, 0 to 1000000. 0 is no limit. A window of any
+   * beginning holds no more: what was handed out makes room again one whole period later, a sixtieth of it late at most.
+   *
+   * @generated from field: int32 rate_limit = 2;
+   */
+  rateLimit: number;
+
+  /**
+   * Length of the period of rate_limit in seconds, 1 to 604800. Default 1.
+   *
+   * @generated from field: optional int32 rate_period_seconds = 3;
+   */
+  ratePeriodSeconds?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.FlowLimits.
+ * Use `create(FlowLimitsSchema)` to create a new message.
+ */
+export declare const FlowLimitsSchema: GenMessage<FlowLimits>;
+
+/**
  * Queue is a queue's settings.
  *
  * @generated from message scheduling.v1.Queue
@@ -108,6 +145,27 @@ export declare type Queue = Message<"scheduling.v1.Queue"> & {
    * @generated from field: int32 deduplication_window_seconds = 13;
    */
   deduplicationWindowSeconds: number;
+
+  /**
+   * Whether groups take turns at being handed out, those with the least in flight first.
+   *
+   * @generated from field: bool fair = 20;
+   */
+  fair: boolean;
+
+  /**
+   * Limits of the queue as a whole. Absent: none.
+   *
+   * @generated from field: optional scheduling.v1.FlowLimits flow = 21;
+   */
+  flow?: FlowLimits | undefined;
+
+  /**
+   * Limits of each group. Absent: none.
+   *
+   * @generated from field: optional scheduling.v1.FlowLimits group_flow = 22;
+   */
+  groupFlow?: FlowLimits | undefined;
 };
 
 /**
@@ -343,6 +401,30 @@ export declare type CreateQueueRequest = Message<"scheduling.v1.CreateQueueReque
    * @generated from field: optional int32 deduplication_window_seconds = 11;
    */
   deduplicationWindowSeconds?: number | undefined;
+
+  /**
+   * Whether groups (group_id) take turns at being handed out, so that one with much waiting does not keep others from
+   * theirs: the group with the least in flight comes first, and of several the one that has waited longest for its turn.
+   * Default false. Messages without a group count as one group. A group_flow makes a queue fair, and so does FIFO.
+   *
+   * @generated from field: bool fair = 20;
+   */
+  fair: boolean;
+
+  /**
+   * Limits of the queue as a whole. Default: none.
+   *
+   * @generated from field: scheduling.v1.FlowLimits flow = 21;
+   */
+  flow?: FlowLimits | undefined;
+
+  /**
+   * Limits of each group, the group_id being the key that is limited. Default: none. In a FIFO queue a group has one
+   * message in flight in any case, and max_in_flight must be 0 or 1.
+   *
+   * @generated from field: scheduling.v1.FlowLimits group_flow = 22;
+   */
+  groupFlow?: FlowLimits | undefined;
 };
 
 /**
@@ -555,6 +637,27 @@ export declare type UpdateQueueRequest = Message<"scheduling.v1.UpdateQueueReque
    * @generated from field: optional int32 deduplication_window_seconds = 12;
    */
   deduplicationWindowSeconds?: number | undefined;
+
+  /**
+   * Whether groups take turns. Cleared: false.
+   *
+   * @generated from field: optional bool fair = 20;
+   */
+  fair?: boolean | undefined;
+
+  /**
+   * New limits of the queue as a whole, in place of all that it has. Cleared: none.
+   *
+   * @generated from field: scheduling.v1.FlowLimits flow = 21;
+   */
+  flow?: FlowLimits | undefined;
+
+  /**
+   * New limits of each group, in place of all that it has. Cleared: none.
+   *
+   * @generated from field: scheduling.v1.FlowLimits group_flow = 22;
+   */
+  groupFlow?: FlowLimits | undefined;
 };
 
 /**
@@ -582,6 +685,247 @@ export declare type UpdateQueueResponse = Message<"scheduling.v1.UpdateQueueResp
  * Use `create(UpdateQueueResponseSchema)` to create a new message.
  */
 export declare const UpdateQueueResponseSchema: GenMessage<UpdateQueueResponse>;
+
+/**
+ * PauseQueueRequest names the queue to pause.
+ *
+ * @generated from message scheduling.v1.PauseQueueRequest
+ */
+export declare type PauseQueueRequest = Message<"scheduling.v1.PauseQueueRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 2;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.PauseQueueRequest.
+ * Use `create(PauseQueueRequestSchema)` to create a new message.
+ */
+export declare const PauseQueueRequestSchema: GenMessage<PauseQueueRequest>;
+
+/**
+ * PauseQueueResponse carries the queue as it is now.
+ *
+ * @generated from message scheduling.v1.PauseQueueResponse
+ */
+export declare type PauseQueueResponse = Message<"scheduling.v1.PauseQueueResponse"> & {
+  /**
+   * The queue.
+   *
+   * @generated from field: scheduling.v1.Queue queue = 1;
+   */
+  queue?: Queue | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.PauseQueueResponse.
+ * Use `create(PauseQueueResponseSchema)` to create a new message.
+ */
+export declare const PauseQueueResponseSchema: GenMessage<PauseQueueResponse>;
+
+/**
+ * ResumeQueueRequest names the queue to resume.
+ *
+ * @generated from message scheduling.v1.ResumeQueueRequest
+ */
+export declare type ResumeQueueRequest = Message<"scheduling.v1.ResumeQueueRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 2;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumeQueueRequest.
+ * Use `create(ResumeQueueRequestSchema)` to create a new message.
+ */
+export declare const ResumeQueueRequestSchema: GenMessage<ResumeQueueRequest>;
+
+/**
+ * ResumeQueueResponse carries the queue as it is now.
+ *
+ * @generated from message scheduling.v1.ResumeQueueResponse
+ */
+export declare type ResumeQueueResponse = Message<"scheduling.v1.ResumeQueueResponse"> & {
+  /**
+   * The queue.
+   *
+   * @generated from field: scheduling.v1.Queue queue = 1;
+   */
+  queue?: Queue | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumeQueueResponse.
+ * Use `create(ResumeQueueResponseSchema)` to create a new message.
+ */
+export declare const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse>;
+
+/**
+ * BlockedGroup is a group that cannot be handed out now.
+ *
+ * @generated from message scheduling.v1.BlockedGroup
+ */
+export declare type BlockedGroup = Message<"scheduling.v1.BlockedGroup"> & {
+  /**
+   * The group. Empty: the messages without one.
+   *
+   * @generated from field: string group_id = 1;
+   */
+  groupId: string;
+
+  /**
+   * Why: `in_flight` (FIFO: its first message is under a lease), `delayed` (its first message is not available yet),
+   * `retrying` (the same after a failure), `concurrency_limited` or `rate_limited` (by group_flow).
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * The message that it waits for. Absent for a limit.
+   *
+   * @generated from field: optional string message_id = 3;
+   */
+  messageId?: string | undefined;
+
+  /**
+   * When this ends by itself: the end of the lease, of the delay, or when the rate has room. Absent for
+   * `concurrency_limited`.
+   *
+   * @generated from field: optional google.protobuf.Timestamp until = 4;
+   */
+  until?: Timestamp | undefined;
+
+  /**
+   * Failures of that message so far. Absent for a limit.
+   *
+   * @generated from field: optional int32 failures = 5;
+   */
+  failures?: number | undefined;
+
+  /**
+   * Messages of the group, those in flight included.
+   *
+   * @generated from field: int32 depth = 6;
+   */
+  depth: number;
+
+  /**
+   * Messages of the group under a lease.
+   *
+   * @generated from field: int32 in_flight = 7;
+   */
+  inFlight: number;
+
+  /**
+   * Seconds since the first of the messages that it is about was published.
+   *
+   * @generated from field: int32 oldest_age_seconds = 8;
+   */
+  oldestAgeSeconds: number;
+};
+
+/**
+ * Describes the message scheduling.v1.BlockedGroup.
+ * Use `create(BlockedGroupSchema)` to create a new message.
+ */
+export declare const BlockedGroupSchema: GenMessage<BlockedGroup>;
+
+/**
+ * ListBlockedGroupsRequest asks for one page of blocked groups.
+ *
+ * @generated from message scheduling.v1.ListBlockedGroupsRequest
+ */
+export declare type ListBlockedGroupsRequest = Message<"scheduling.v1.ListBlockedGroupsRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * Where to go on: next_cursor of the page before. Default: the first page.
+   *
+   * @generated from field: string cursor = 2;
+   */
+  cursor: string;
+
+  /**
+   * Most items on the page, 1 to 500. Default 50.
+   *
+   * @generated from field: optional int32 limit = 3;
+   */
+  limit?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ListBlockedGroupsRequest.
+ * Use `create(ListBlockedGroupsRequestSchema)` to create a new message.
+ */
+export declare const ListBlockedGroupsRequestSchema: GenMessage<ListBlockedGroupsRequest>;
+
+/**
+ * ListBlockedGroupsResponse is one page of blocked groups by group id.
+ *
+ * @generated from message scheduling.v1.ListBlockedGroupsResponse
+ */
+export declare type ListBlockedGroupsResponse = Message<"scheduling.v1.ListBlockedGroupsResponse"> & {
+  /**
+   * The groups.
+   *
+   * @generated from field: repeated scheduling.v1.BlockedGroup items = 1;
+   */
+  items: BlockedGroup[];
+
+  /**
+   * Cursor of the next page. Absent on the last one.
+   *
+   * @generated from field: optional string next_cursor = 2;
+   */
+  nextCursor?: string | undefined;
+
+  /**
+   * What holds up the whole queue, whatever its groups: `paused`, or `concurrency_limited` or `rate_limited` by flow.
+   * Absent when nothing does.
+   *
+   * @generated from field: optional string queue_reason = 3;
+   */
+  queueReason?: string | undefined;
+
+  /**
+   * When that ends by itself. Absent where it does not.
+   *
+   * @generated from field: optional google.protobuf.Timestamp queue_until = 4;
+   */
+  queueUntil?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ListBlockedGroupsResponse.
+ * Use `create(ListBlockedGroupsResponseSchema)` to create a new message.
+ */
+export declare const ListBlockedGroupsResponseSchema: GenMessage<ListBlockedGroupsResponse>;
 
 /**
  * DeleteQueueRequest names the queue to delete.
@@ -2774,6 +3118,31 @@ export declare const QueueService: GenService<{
     output: typeof UpdateQueueResponseSchema;
   },
   /**
+   * PauseQueue stops the hand-out of messages: by pull, by stream and by push. Publishing goes on, and so does the
+   * settling of what is in flight. Pausing again changes nothing.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.PauseQueue
+   */
+  pauseQueue: {
+    methodKind: "unary";
+    input: typeof PauseQueueRequestSchema;
+    output: typeof PauseQueueResponseSchema;
+  },
+  /**
+   * ResumeQueue lets a paused queue hand out messages again. Resuming again changes nothing.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ResumeQueue
+   */
+  resumeQueue: {
+    methodKind: "unary";
+    input: typeof ResumeQueueRequestSchema;
+    output: typeof ResumeQueueResponseSchema;
+  },
+  /**
    * DeleteQueue deletes a queue with its messages, push subscriptions and the dead letters kept beside it; those that it
    * keeps for other queues go too, those that another queue keeps for it stay there. The name can be used again at once.
    *
@@ -2811,6 +3180,19 @@ export declare const QueueService: GenService<{
     methodKind: "unary";
     input: typeof GetQueueStatsRequestSchema;
     output: typeof GetQueueStatsResponseSchema;
+  },
+  /**
+   * ListBlockedGroups lists the groups of a queue that cannot be handed out now, each with the reason, by group id. A
+   * queue that is neither FIFO nor fair nor has a group_flow has none.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ListBlockedGroups
+   */
+  listBlockedGroups: {
+    methodKind: "unary";
+    input: typeof ListBlockedGroupsRequestSchema;
+    output: typeof ListBlockedGroupsResponseSchema;
   },
   /**
    * Publish stores one message. It is answered after the message is durable. An unknown queue is created as a standard
