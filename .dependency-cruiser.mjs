@@ -3,6 +3,8 @@
  *
  *   main, cli  >  http, worker  >  rest, rpc, webhook  >  store  >  db  >  domain  >  errors, config, log, metrics
  *
+ * unary/ stands beside rest and rpc and knows nothing of ours.
+ *
  * Type-only imports count: they say what a file knows of.
  */
 
@@ -85,11 +87,17 @@ export default {
       "One outbound POST, done safely. It knows no queue, no cron job and no database.",
     ),
     only(
+      "unary",
+      "^src/unary/",
+      [],
+      "A short way for the unary calls of any ConnectRouter: it knows Connect and Node, no contract and no refusal.",
+    ),
+    only(
       "rest",
       "^src/rest/",
-      ["^src/rpc/refusal\\.ts$", "^src/domain/", LEAVES, "^gen/"],
+      ["^src/rpc/refusal\\.ts$", "^src/unary/", "^src/domain/", LEAVES, "^gen/"],
       "The transcoder is generic: it reads descriptors and holds no handler and no method's name. It shares only how a " +
-        "refusal becomes a Connect error.",
+        "refusal becomes a Connect error, and how a unary call runs.",
     ),
     only(
       "rpc",
@@ -106,13 +114,13 @@ export default {
     only(
       "http",
       "^src/http/",
-      ["^src/(rest|rpc|store|db|webhook|domain)/", LEAVES, "^gen/"],
+      ["^src/(rest|rpc|unary|store|db|webhook|domain)/", LEAVES, "^gen/"],
       "The port carries requests; it starts no worker and no command.",
     ),
     only(
       "main",
       "^src/main\\.ts$",
-      ["^src/(http|worker|rest|rpc|webhook|store|db|domain)/", LEAVES],
+      ["^src/(http|worker|rest|rpc|unary|webhook|store|db|domain)/", LEAVES],
       "The composition root puts the layers together; commands call it.",
     ),
     {

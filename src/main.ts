@@ -1,7 +1,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { createConnectRouter, createContextValues } from "@connectrpc/connect";
+import { type ConnectRouterOptions, createConnectRouter, createContextValues } from "@connectrpc/connect";
 import { type Config, dataHome } from "./config.ts";
 import { connect, isConnectionFault } from "./db/connect.ts";
 import { migrate } from "./db/migrate.ts";
@@ -27,6 +27,7 @@ import { REFLECTED_SERVICES, routes, SERVICES } from "./rpc/routes.ts";
 import { findKeyOwner } from "./store/api-keys.ts";
 import { ensureProject, getProject } from "./store/projects.ts";
 import { setPublishLimits } from "./store/publish-limits.ts";
+import { unaryMethods } from "./unary/registry.ts";
 import { createEgress } from "./webhook/post.ts";
 import { newSecret } from "./webhook/sign.ts";
 import { parseAllowList, type TargetPolicy } from "./webhook/target.ts";
@@ -62,12 +63,22 @@ export interface Carillon extends AsyncDisposable {
   drain(): Promise<void>;
 }
 
+/** How to start it otherwise than a server should be, for tests and benchmarks. */
+export interface StartOptions {
+  /** Whether unary calls take the short way of src/unary/. Without it connect-node's own handlers answer them all. */
+  readonly shortWay?: boolean;
+}
+
 /**
  * Starts everything: database, schema, workers, port.
  *
  * @throws Error with one line for the operator when something cannot be started; what was started is stopped again.
  */
-export async function startCarillon(config: Config, log: Logger): Promise<Carillon> {
+export async function startCarillon(
+  config: Config,
+  log: Logger,
+  { shortWay = true }: StartOptions = {},
+): Promise<Carillon> {
   await using cleanup = new AsyncDisposableStack();
   const shutdown = new AbortController();
   const onFault = (fault: unknown, about: object = {}) => log.error({ err: fault, ...about }, "fault");
@@ -147,13 +158,14 @@ export async function startCarillon(config: Config, log: Logger): Promise<Carill
     },
   });
   const serveApi = config.role === "worker" ? () => {} : routes(app);
-  const restRouter = createConnectRouter({
+  const restOptions: ConnectRouterOptions = {
     ...options,
     grpc: false,
     grpcWeb: false,
     // A REST body is checked before it becomes the message that this limit is for, which may be larger.
     readMaxBytes: 2 * requestLimit(config),
-  });
+  };
+  const restRouter = createConnectRouter(restOptions);
   serveApi(restRouter);
 
   const port = await startOnePort({
@@ -168,9 +180,11 @@ export async function startCarillon(config: Config, log: Logger): Promise<Carill
         reflectionRoutes(REFLECTED_SERVICES)(router);
       },
       connect: options,
+      shortWay,
       rest: toNodeHandler(
         createRestHandler({
           handlers: restRouter.handlers,
+          ...(shortWay && { unary: unaryMethods(serveApi, restOptions) }),
           contextValues: () => createContextValues().set(faceKey, "rest"),
           basePath: BASE_PATH,
           maxBodyBytes: requestLimit(config),

@@ -9,8 +9,10 @@ import {
   createConnectRouter,
 } from "@connectrpc/connect";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import { createUnaryDispatcher } from "../unary/dispatcher.ts";
+import type { UnaryHttpResponse } from "../unary/exchange.ts";
 import { type CorsOptions, createCors } from "./cors.ts";
-import { refuseMalformed } from "./malformed-message.ts";
+import { refusalOfMalformed, refuseMalformed } from "./malformed-message.ts";
 import type { NodeHandler, NodeRequest, NodeResponse } from "./one-port.ts";
 import type { Readiness } from "./readiness.ts";
 
@@ -30,6 +32,11 @@ export interface AppOptions {
    * The stream is reset after it. HTTP/1.1 requests have the port's own limit.
    */
   readonly requestTimeoutMs?: number;
+  /**
+   * Whether unary calls take the short way of src/unary/, as is the default. Without it connect-node answers them, which
+   * is what the short way is tested and measured against.
+   */
+  readonly shortWay?: boolean;
   /** Told of responses that could not be written and of a REST handler that threw, not of callers that hung up. */
   readonly onFault?: (error: unknown) => void;
 }
@@ -46,12 +53,25 @@ export function createApp(options: AppOptions): NodeHandler {
   const router = createConnectRouter(options.connect);
   options.routes(router);
   const rpcs = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  const answerUnary =
+    options.shortWay === false
+      ? undefined
+      : createUnaryDispatcher(options.routes, {
+          ...options.connect,
+          receiveTimeoutMs: requestTimeoutMs,
+          mapConnectError: refusalOfMalformed,
+        });
 
   function answer(request: NodeRequest, response: NodeResponse): void {
     setRequestId(request, response);
     joinAuthorization(request);
     response.setHeader("x-content-type-options", "nosniff");
     if (answerCors(request, response)) return;
+    const unary = answerUnary?.(request, response as UnaryHttpResponse, () => options.contextValues?.(request));
+    if (unary !== undefined) {
+      unary.catch((error: unknown) => unwritten(response, error));
+      return;
+    }
     const path = request.url?.split("?", 1)[0] ?? "";
     const rpc = rpcs.get(path);
     if (rpc?.method.methodKind !== "client_streaming" && rpc?.method.methodKind !== "bidi_streaming") {
@@ -62,11 +82,7 @@ export function createApp(options: AppOptions): NodeHandler {
       rpc(universalRequestFromNodeRequest(request, response, undefined, options.contextValues?.(request)))
         .then(refuseMalformed)
         .then((answered) => universalResponseToNodeResponse(answered, response))
-        .catch((error: unknown) => {
-          // Only writing the response can fail here, and a caller that hung up is the usual reason.
-          if (ConnectError.from(error).code === Code.Aborted || response.writableEnded) return;
-          fail(response, 500, error);
-        });
+        .catch((error: unknown) => unwritten(response, error));
     } else if (path === "/healthz") {
       sendJson(request, response, 200, { status: "ok" });
     } else if (path === "/readyz") {
@@ -76,6 +92,12 @@ export function createApp(options: AppOptions): NodeHandler {
     } else {
       options.rest(request, response);
     }
+  }
+
+  /** Only writing the response can have failed, and a caller that hung up is the usual reason. */
+  function unwritten(response: NodeResponse, error: unknown): void {
+    if (ConnectError.from(error).code === Code.Aborted || response.writableEnded) return;
+    fail(response, 500, error);
   }
 
   /** Ends a response without a body, or cuts it off when its headers have gone out with another status. */

@@ -9,6 +9,12 @@ const PARSE_ERROR = "parse binary: ";
 /** An error of Connect is a small JSON object; one this long is none of those. */
 const MAX_ERROR_BYTES = 64 * 1_024;
 
+/** The error that a Connect call is answered with for this one: `invalid_argument` when it is about parsing a message. */
+export function refusalOfMalformed(error: ConnectError): ConnectError {
+  if (error.code !== Code.Internal || !error.rawMessage.startsWith(PARSE_ERROR)) return error;
+  return toConnectError(new Refusal("MESSAGE_INVALID", { detail: error.rawMessage.slice(PARSE_ERROR.length) }));
+}
+
 /**
  * The response, but a Connect call whose message could not be parsed is answered with `invalid_argument` and 400.
  *
@@ -27,11 +33,8 @@ export async function refuseMalformed(response: UniversalServerResponse): Promis
   }
   const bytes = Buffer.concat(chunks);
   const error = errorFromJsonBytes(bytes, undefined, new ConnectError("not an error of Connect", Code.Unknown));
-  if (error.code !== Code.Internal || !error.rawMessage.startsWith(PARSE_ERROR))
-    return { ...response, body: once(bytes) };
-  const refusal = toConnectError(
-    new Refusal("MESSAGE_INVALID", { detail: error.rawMessage.slice(PARSE_ERROR.length) }),
-  );
+  const refusal = refusalOfMalformed(error);
+  if (refusal === error) return { ...response, body: once(bytes) };
   const answer = errorToJsonBytes(refusal, undefined);
   const headers = new Headers(header);
   headers.set("content-length", `${answer.length}`);

@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import { fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { Refusal } from "../errors.ts";
 import { toConnectError } from "../rpc/refusal.ts";
+import type { UnaryMethod } from "../unary/registry.ts";
 import { decodeRequest } from "./decode.ts";
 import { encodeField, encodeMessage } from "./encode.ts";
 import { connectError, faultError, type RestError, refusalError } from "./error-body.ts";
@@ -14,6 +15,7 @@ import { readBody } from "./request-body.ts";
 import { parseTarget } from "./request-path.ts";
 import { type Route, RouteTable } from "./route-table.ts";
 import { envelope, readStream, StreamWriter, streamFormat } from "./stream.ts";
+import { type CallResult, callUnary } from "./unary-call.ts";
 
 /** What the REST face needs. */
 export interface RestOptions {
@@ -22,6 +24,11 @@ export interface RestOptions {
    * more at least, as path and query become part of the message.
    */
   readonly handlers: readonly UniversalHandler[];
+  /**
+   * The unary methods of the same routes and options, by path, which are then called without their handlers. Default:
+   * none, so that every call goes through its handler.
+   */
+  readonly unary?: ReadonlyMap<string, UnaryMethod>;
   /** The context values of a call; the handlers' request gate finds and fills them before the body is read. */
   readonly contextValues?: (request: RestRequest) => ContextValues;
   /** Prefix that callers may leave out, such as `/v1/scheduling`. */
@@ -112,10 +119,7 @@ async function answer(table: RouteTable, options: RestOptions, exchange: Exchang
     const match = table.find(httpMethod, pathname);
     if (match.kind === "route") {
       const { route, path } = match;
-      const result = await call(options, exchange, route, path, query);
-      return route.streaming
-        ? await sendStream(options, exchange, route, result)
-        : await sendUnary(exchange, route, result);
+      return await answerRoute(options, exchange, route, path, query);
     }
     if (match.kind === "not_found") throw new Refusal("ROUTE_NOT_FOUND", { path: pathname.slice(0, 200) });
     const allow = match.allow.join(", ");
@@ -127,54 +131,71 @@ async function answer(table: RouteTable, options: RestOptions, exchange: Exchang
   }
 }
 
-function call(
+async function answerRoute(
   options: RestOptions,
   exchange: Exchange,
   route: Route,
   path: ReadonlyMap<FieldPlan, string>,
   query: URLSearchParams,
-): Promise<UniversalServerResponse> {
+): Promise<void> {
   const { request, requestId, gone } = exchange;
   const contextValues = options.contextValues?.(request) ?? createContextValues();
   const limits = { maxBytes: options.maxBodyBytes, timeoutMs: options.bodyTimeoutMs ?? 30_000 };
 
-  async function message(): Promise<Uint8Array> {
+  async function readMessage(): Promise<Message> {
     const body = await readBody(request, limits);
     const strict = options.strict?.(contextValues) ?? LENIENT;
     const plan = route.input;
     const decoded = decodeRequest({ plan, body, query, path, strict, maxDepth: options.maxJsonDepth ?? 64 });
     exchange.warnings.push(...decoded.warnings);
-    return toBinary(plan.desc, decoded.message);
+    return decoded.message;
   }
-  // The handler pulls from this after its gate has let the request pass.
-  async function* body(): AsyncGenerator<Uint8Array> {
-    const bytes = await message().catch((error: unknown) => {
+  const message = () =>
+    readMessage().catch((error: unknown) => {
       if (error instanceof ConnectError) throw error;
       if (error instanceof Refusal) throw toConnectError(error);
       report(options, exchange, error);
       throw new ConnectError("internal error", Code.Internal);
     });
+
+  const header = callHeaders(request, route.streaming ? "application/connect+proto" : "application/proto", requestId);
+  const target = route.streaming ? undefined : options.unary?.get(route.handler.requestPath);
+  if (target !== undefined) {
+    return sendUnary(exchange, route, await callUnary(target, { header, contextValues, gone, message }));
+  }
+  // The handler pulls from this after its gate has let the request pass.
+  async function* body(): AsyncGenerator<Uint8Array> {
+    const bytes = toBinary(route.input.desc, await message());
     yield route.streaming ? envelope(bytes) : bytes;
   }
-
-  return route.handler({
+  const result = await route.handler({
     httpVersion: request.httpVersion,
     url: `http://localhost${route.handler.requestPath}`,
     method: "POST",
-    header: callHeaders(request, route.streaming ? "application/connect+proto" : "application/proto", requestId),
+    header,
     body: body(),
     signal: gone,
     contextValues,
   });
+  if (route.streaming) return sendStream(options, exchange, route, result);
+  return sendUnary(exchange, route, await unaryResult(route, result));
 }
 
-async function sendUnary(exchange: Exchange, route: Route, result: UniversalServerResponse): Promise<void> {
+async function unaryResult({ output }: Route, result: UniversalServerResponse): Promise<CallResult> {
   const bytes = await readAll(result);
+  const { status, header = new Headers() } = result;
+  if (status !== 200) return { header, error: JSON.parse(bytes.toString()) };
+  return { header, message: fromBinary(output.desc, bytes) };
+}
+
+function sendUnary(exchange: Exchange, { output, responseBody }: Route, result: CallResult): void {
   if (exchange.gone.aborted) return;
   returnHeaders(result.header, exchange.warnings, exchange.response);
-  if (result.status !== 200) return sendError(exchange, connectError(JSON.parse(bytes.toString()), exchange.requestId));
-  const { output, responseBody } = route;
-  const message = fromBinary(output.desc, bytes);
+  if ("error" in result) {
+    sendError(exchange, connectError(result.error, exchange.requestId));
+    return;
+  }
+  const { message } = result;
   const json = responseBody === undefined ? encodeMessage(output, message) : encodeField(responseBody, message);
   send(exchange, 200, json);
 }

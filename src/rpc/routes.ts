@@ -25,11 +25,14 @@ export const OPEN_SERVICES: ReadonlySet<string> = new Set([
   "grpc.reflection.v1alpha.ServerReflection",
 ]);
 
-/** Registers the handlers of the contract. */
+/** Registers the handlers of the contract. They are made once, however many routers they are registered with. */
 export function routes(app: AppContext): (router: ConnectRouter) => void {
+  const cron = cronService(app);
+  const queue = queueService(app);
+  const task = taskService(app);
   return (router) => {
-    router.service(CronService, cronService(app));
-    router.service(QueueService, queueService(app));
-    router.service(TaskService, taskService(app));
+    router.service(CronService, cron);
+    router.service(QueueService, queue);
+    router.service(TaskService, task);
   };
 }
