@@ -13,9 +13,20 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
 }
 
-/** The planner may know nothing of a table that fills and empties; these statements are only ever right by index. */
-const BY_INDEX =
-  "set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off";
+/**
+ * What the planner knows of a table that fills and empties may be long past; these statements are only ever right where
+ * each row is looked up by its whole key.
+ */
+const BY_INDEX = [
+  "enable_seqscan = off",
+  "enable_bitmapscan = off",
+  "enable_hashjoin = off",
+  "enable_mergejoin = off",
+  "enable_material = off",
+  "jit = off",
+]
+  .map((setting) => `set ${setting}`)
+  .join(" ");
 
 const STATEMENTS = [
   `alter table queues add column lane_id bigint generated always as identity unique`,
@@ -78,7 +89,8 @@ const STATEMENTS = [
    $$`,
 
   // Puts messages at the end of the line of a queue and returns where it put them, and whether the queue has push
-  // subscriptions; no row where the queue is missing or has no line. Payloads come as one string of bytes with the length of each; the other lists may be null.
+  // subscriptions; no row where the queue is missing or has no line. Payloads come as one string of bytes with the length
+  // of each; the other lists may be null.
   `create function carillon_line_publish(
      p_project uuid, p_queue text, p_bytes bytea, p_lengths int[], p_priorities smallint[], p_group_ids text[],
      p_content_types text[], p_headers text[]
@@ -200,37 +212,42 @@ const STATEMENTS = [
    begin
      return query
      with given as materialized (
-       select g.seq, g.token, (
-         select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= g.seq order by c.hi limit 1) as hi
-       from (select distinct seq, token from unnest(p_seqs, p_tokens) as u (seq, token)) g
+       select g.hi, array_agg(g.seq) as seqs, array_agg(g.token) as tokens
+       from (
+         select u.seq, u.token, (
+           select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= u.seq order by c.hi limit 1) as hi
+         from (select distinct seq, token from unnest(p_seqs, p_tokens) as u (seq, token)) u
+       ) g
+       group by g.hi order by g.hi
      ),
      locked as materialized (
-       select c.* from line_claims c
-       where c.lane_id = p_lane and c.hi = any(array(select distinct g.hi from given g where g.hi is not null))
-       order by c.hi for update
+       select c.*, g.seqs, g.tokens from given g
+       cross join lateral (select * from line_claims c where c.lane_id = p_lane and c.hi = g.hi for update) c
      ),
-     good as materialized (
-       select g.seq, g.token, l.hi, l.expires_at <= carillon_now() as late
-       from given g join locked l on l.hi = g.hi
-       where g.seq = any(l.open_seqs) and (g.token is null or g.token = l.token)
+     -- By set operations, which are hashed: a claim may have a thousand numbers.
+     done as materialized (
+       select l.*, array(
+         select unnest(l.open_seqs) intersect
+         select u.seq from unnest(l.seqs, l.tokens) as u (seq, token) where u.token is null or u.token = l.token) as good
+       from locked l
      ),
      rest as materialized (
-       select l.hi, l.lo, array(
-         select o.seq from unnest(l.open_seqs) as o (seq)
-         where not exists (select from good where good.seq = o.seq)) as open_seqs
-       from locked l where l.hi in (select good.hi from good)
+       select d.*, array(select unnest(d.open_seqs) except select unnest(d.good)) as open
+       from done d where d.good <> '{}'
      ),
      settled as (
        update line_claims c
-       set open_seqs = r.open_seqs, settled = (r.open_seqs = '{}'),
-           aside_seqs = case when p_aside then c.aside_seqs || array(select g.seq from good g where g.hi = c.hi) else c.aside_seqs end
+       set open_seqs = r.open, settled = (r.open = '{}'),
+           aside_seqs = case when p_aside then c.aside_seqs || r.good else c.aside_seqs end
        from rest r where c.lane_id = p_lane and c.hi = r.hi
      ),
      gone as (
        delete from line_messages m using rest r
-       where r.open_seqs = '{}' and m.lane_id = p_lane and m.seq > r.lo and m.seq <= r.hi
+       where r.open = '{}' and m.lane_id = p_lane and m.seq > r.lo and m.seq <= r.hi
      )
-     select good.seq, good.token, good.late from good;
+     select u.seq, u.token, r.expires_at <= carillon_now()
+     from rest r, unnest(r.seqs, r.tokens) as u (seq, token)
+     where (u.token is null or u.token = r.token) and u.seq in (select unnest(r.good));
    end $$`,
 
   // Moves messages that are open in a claim to where messages are kept one by one, with the lease that they have, and
