@@ -11,6 +11,14 @@ import { type Kysely, sql } from "kysely";
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
+  const { rows } = await sql<{ condition: string }>`
+    select prosrc as condition from pg_proc where oid = 'carillon_uses_line'::regproc`.execute(db);
+  await sql
+    .raw(
+      `create or replace function carillon_uses_line(q queues) returns boolean language sql immutable as $$
+         ${rows[0]?.condition} and not q.grouped and not q.metered $$`,
+    )
+    .execute(db);
 }
 
 const STATEMENTS = [
@@ -119,6 +127,19 @@ const STATEMENTS = [
      for each statement execute function carillon_note_group_changes()`,
   `create trigger messages_note_delete after delete on messages referencing old table as changed_rows
      for each statement execute function carillon_note_group_changes()`,
+
+  // Moves what is out of a line to where it is counted, when its queue comes to be grouped or metered. Claims are locked
+  // before the queue's shape, as by all who set messages aside.
+  `create function carillon_leave_line() returns trigger language plpgsql as $$
+   begin
+     perform pg_advisory_xact_lock(old.lane_id * 2 + 1);
+     perform carillon_line_set_aside(old.project_id, old.queue_id, old.lane_id, old.message_retention_days, array(
+       select unnest(c.open_seqs) from line_claims c where c.lane_id = old.lane_id and not c.settled));
+     return null;
+   end $$`,
+  `create trigger queues_leave_line after update on queues for each row
+     when ((new.grouped or new.metered) and not (old.grouped or old.metered))
+     execute function carillon_leave_line()`,
 
   // Makes the groups' rows fit a queue whose grouping or limits have changed, or that is gone. Every group is to be looked
   // at again; where the queue was not grouped before, its messages are counted.

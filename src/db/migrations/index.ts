@@ -3,6 +3,7 @@ import { up as initial } from "./0001-initial.ts";
 import { up as line } from "./0002-line.ts";
 import { up as groups } from "./0004-groups.ts";
 import { up as groupsHandOut } from "./0004-groups-hand-out.ts";
+import { up as groupsUpkeep } from "./0004-groups-upkeep.ts";
 import { up as publishing } from "./0005-publishing.ts";
 import { up as publishingFunctions } from "./0005-publishing-functions.ts";
 
@@ -12,6 +13,7 @@ export const MIGRATIONS: Record<string, Migration> = {
   "0002-line": { up: line },
   "0004-groups": { up: groups },
   "0004-groups-hand-out": { up: groupsHandOut },
+  "0004-groups-upkeep": { up: groupsUpkeep },
   "0005-publishing": { up: publishing },
   "0005-publishing-functions": { up: publishingFunctions },
 };
