@@ -23,9 +23,8 @@ export function startClaimProbe({ grpc, queue }: Carillon, cycle: Cycle): ClaimP
       const startedAt = performance.now();
       const { messages } = await grpc.unary(QueueService.method.consume, { queue, maxMessages: MESSAGES });
       times.push(performance.now() - startedAt);
-      for (const { messageId, receipt = "" } of messages) {
-        await grpc.unary(QueueService.method.ack, { queue, messageId, receipt });
-      }
+      const items = messages.map(({ messageId, receipt = "" }) => ({ messageId, receipt }));
+      if (items.length > 0) await grpc.unary(QueueService.method.ackBatch, { queue, items });
       cycle.count(messages.length);
       await delay(EVERY_MS);
     }

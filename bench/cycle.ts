@@ -19,23 +19,26 @@ export interface Cycle extends AsyncDisposable {
   drain(): Promise<void>;
 }
 
-/** `produce` stores a number of messages and answers it. Default: a batch of 100. */
-export async function startCycle(
-  contestant: Contestant,
-  produce: () => Promise<number> = async () => {
-    await contestant.publishBatch(newOrders(BATCH));
-    return BATCH;
-  },
-  producers = PRODUCERS,
-): Promise<Cycle> {
+export interface CycleOptions {
+  /** Stores a number of messages and resolves with it. Default: a batch of 100. */
+  readonly produce?: () => Promise<number>;
+  /** Default 2. */
+  readonly producers?: number;
+  /** How often the contestant is asked to consume. Default 1. */
+  readonly consumers?: number;
+}
+
+export async function startCycle(contestant: Contestant, options: CycleOptions = {}): Promise<Cycle> {
+  const { produce = () => publishBatch(contestant), producers = PRODUCERS } = options;
   let published = 0;
   let consumed = 0;
   let stopped = false;
-  const consumers = await contestant.consume({
-    onDone: (count) => {
-      consumed += count;
-    },
-  });
+  const onDone = (count: number): void => {
+    consumed += count;
+  };
+  await using opening = new AsyncDisposableStack();
+  for (let i = 0; i < (options.consumers ?? 1); i++) opening.use(await contestant.consume({ onDone }));
+  const consumers = opening.move();
   const loop = async (): Promise<void> => {
     while (!stopped) {
       if (published - consumed > AHEAD) await delay(1);
@@ -72,4 +75,9 @@ export async function rateOver(cycle: Cycle, seconds: number): Promise<number> {
   const [from, startedAt] = [cycle.consumed(), performance.now()];
   await delay(seconds * 1_000);
   return ((cycle.consumed() - from) * 1_000) / (performance.now() - startedAt);
+}
+
+async function publishBatch(contestant: Contestant): Promise<number> {
+  await contestant.publishBatch(newOrders(BATCH));
+  return BATCH;
 }

@@ -12,18 +12,19 @@ export interface Order {
 
 let count = 0;
 
-export function newOrder(sentAt?: number): Order {
+/** `noteBytes` makes it larger or smaller. */
+export function newOrder(sentAt?: number, noteBytes = 96): Order {
   return {
     order_id: `o_${count++}`,
     customer: "c_1234567",
     amount: 1999,
     currency: "USD",
-    note: "x".repeat(96),
+    note: "x".repeat(noteBytes),
     items: [1, 2, 3],
     ...(sentAt !== undefined && { sent_at: sentAt }),
   };
 }
 
-export function newOrders(size: number): Order[] {
-  return Array.from({ length: size }, () => newOrder());
+export function newOrders(size: number, noteBytes?: number): Order[] {
+  return Array.from({ length: size }, () => newOrder(undefined, noteBytes));
 }

@@ -9,6 +9,7 @@ import { backlog } from "./scenarios/backlog.ts";
 import { cycle } from "./scenarios/cycle.ts";
 import { drain } from "./scenarios/drain.ts";
 import { embeddedStart } from "./scenarios/embedded-start.ts";
+import { growth } from "./scenarios/growth.ts";
 import { idle } from "./scenarios/idle.ts";
 import { latency } from "./scenarios/latency.ts";
 import { many } from "./scenarios/many.ts";
@@ -31,6 +32,7 @@ const SCENARIOS: readonly Scenario[] = [
   wal,
   embeddedStart,
   idle,
+  growth,
 ];
 
 const settings = readSettings(

@@ -5,7 +5,7 @@ import { openPgBoss } from "./contestants/pg-boss.ts";
 import { openRabbitmq } from "./contestants/rabbitmq.ts";
 import type { BenchDatabase, DatabaseServer } from "./database.ts";
 import type { Measures } from "./measure.ts";
-import { type CarillonNode, startCarillonNode } from "./servers/carillon.ts";
+import { type CarillonNode, type Handlers, startCarillonNode } from "./servers/carillon.ts";
 import { type RabbitmqServer, startRabbitmq } from "./servers/rabbitmq.ts";
 import { type AppendFsync, type RedisServer, startRedis } from "./servers/redis.ts";
 import type { Settings } from "./settings.ts";
@@ -66,9 +66,9 @@ export class Scope implements AsyncDisposable {
   }
 
   /** A node on a database of its own. */
-  async startCarillon(env: Readonly<Record<string, string>> = {}): Promise<NodeOnDatabase> {
+  async startCarillon(handlers?: Handlers): Promise<NodeOnDatabase> {
     const database = await this.createDatabase("carillon");
-    return { node: this.use(await startCarillonNode(database.url, env)), database };
+    return { node: this.use(await startCarillonNode(database.url, handlers)), database };
   }
 
   /** Those of the peers that can run here, each on a database of its own. */

@@ -5,6 +5,8 @@ import type { GrpcClient } from "./grpc.ts";
 
 /** Most messages that the stream may have out. */
 const MAX_UNACKED = 1_000;
+/** Most messages in one answer: while one is acked, others are on their way. */
+const MAX_BATCH = 250;
 
 const decoder = new TextDecoder();
 
@@ -15,7 +17,7 @@ export function consumeStream(grpc: GrpcClient, queue: string, events: ConsumerE
   let stopped = false;
   const stream = grpc.stream(
     QueueService.method.consumeStream,
-    { queue, maxUnacked: MAX_UNACKED },
+    { queue, maxUnacked: MAX_UNACKED, maxBatch: MAX_BATCH },
     ({ messages }) => {
       // Parsed even where nobody looks: every peer's library gives its user the object.
       const orders = messages.map(({ payload }) => JSON.parse(decoder.decode(payload)) as Order);
@@ -40,11 +42,9 @@ export function consumeStream(grpc: GrpcClient, queue: string, events: ConsumerE
 
 /** Acks messages by their receipts and resolves with how many; rejects where one was not acked. */
 async function ackAll(grpc: GrpcClient, queue: string, messages: readonly QueueMessage[]): Promise<number> {
-  await Promise.all(
-    messages.map(async ({ messageId, receipt = "" }) => {
-      const { acked, reason } = await grpc.unary(QueueService.method.ack, { queue, messageId, receipt });
-      if (!acked) throw new Error(`a message was not acked: ${reason}`);
-    }),
-  );
+  const items = messages.map(({ messageId, receipt = "" }) => ({ messageId, receipt }));
+  const { results } = await grpc.unary(QueueService.method.ackBatch, { queue, items });
+  const refused = results.find(({ acked }) => !acked);
+  if (refused !== undefined) throw new Error(`a message was not acked: ${refused.reason}`);
   return messages.length;
 }

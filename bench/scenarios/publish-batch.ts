@@ -1,14 +1,18 @@
+import { connect } from "../../src/db/connect.ts";
+import { publishInLine } from "../../src/store/line.ts";
+import { toBytes } from "../clients/carillon-faces.ts";
 import { Carillon } from "../contestants/carillon.ts";
 import type { Contestant } from "../contestants/contestant.ts";
-import { closedLoop } from "../measure.ts";
+import { closedLoop, type Span } from "../measure.ts";
 import { newOrders } from "../order.ts";
 import { pgbenchRows } from "../pgbench.ts";
-import type { Entry, Scenario } from "../scope.ts";
+import type { Entry, Scenario, Scope } from "../scope.ts";
 import { ratios } from "../verdict.ts";
 
 const BATCH = 1_000;
 /** How many batches are in flight. */
 const WIDTH = 4;
+const IN_PROCESS = "Carillon in process";
 
 /** Batches of 1000 over the network. */
 export const publishBatch: Scenario = {
@@ -33,6 +37,7 @@ export const publishBatch: Scenario = {
         },
       }),
     );
+    entries.push(await inProcess(scope, span));
     const pgbench = await pgbenchRows(scope, { batch: BATCH, width: WIDTH, seconds: scope.settings.seconds });
     if (pgbench !== undefined) entries.push(pgbench);
     const rounds = await scope.alternate(entries);
@@ -53,7 +58,39 @@ export const publishBatch: Scenario = {
           bound: { atLeast: 2 },
           values: ratios(rounds, carillon.name, "pg-boss"),
         },
+        {
+          goal: 2,
+          what: "batches of 1000 in process / rows of pgbench",
+          unit: "×",
+          bound: { atLeast: 0.55 },
+          values: ratios(rounds, IN_PROCESS, "pgbench"),
+        },
       ],
     };
   },
 };
+
+/** The same by the function that stores them, without a network or a server in between. */
+async function inProcess(scope: Scope, span: Span): Promise<Entry> {
+  const { node, database } = await scope.startCarillon();
+  const carillon = scope.use(await Carillon.open(node));
+  const [project] = await database.query<{ project_id: string }>("select project_id from projects");
+  const projectId = project?.project_id ?? "";
+  const db = connect({ url: database.url });
+  scope.use({ [Symbol.asyncDispose]: () => db.destroy() });
+  return {
+    name: IN_PROCESS,
+    async measure() {
+      const measures = await closedLoop(WIDTH, span, async () => {
+        const messages = newOrders(BATCH).map((order) => ({ ...PLAIN, payload: toBytes(order) }));
+        const stored = await publishInLine(db, projectId, carillon.queue, messages);
+        if (stored?.ids.length !== BATCH) throw new Error("the line did not take the messages");
+        return BATCH;
+      });
+      await carillon.empty();
+      return measures;
+    },
+  };
+}
+
+const PLAIN = { contentType: "application/json", headers: {}, groupId: "", priority: 0, delaySeconds: 0 };

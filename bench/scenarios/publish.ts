@@ -2,7 +2,6 @@ import { Carillon } from "../contestants/carillon.ts";
 import type { Contestant } from "../contestants/contestant.ts";
 import { closedLoop } from "../measure.ts";
 import { newOrder } from "../order.ts";
-import { referenceSettings } from "../reference.ts";
 import type { Entry, Scenario } from "../scope.ts";
 import { ratios, type Verdict } from "../verdict.ts";
 
@@ -21,13 +20,10 @@ export const publish: Scenario = {
     for (const [index, face] of FACES.entries()) {
       contestants.push(scope.use(await Carillon.open(node, { face, queue: `publish-${index}` })));
     }
-    const reference = referenceSettings();
-    if (reference !== undefined) {
-      const { node: behindAdapter } = await scope.startCarillon(reference);
-      for (const [index, face] of FACES.entries()) {
-        const name = viaAdapter(face);
-        contestants.push(scope.use(await Carillon.open(behindAdapter, { name, face, queue: `publish-${index}` })));
-      }
+    const { node: behindAdapter } = await scope.startCarillon("connect-node");
+    for (const [index, face] of FACES.entries()) {
+      const name = viaAdapter(face);
+      contestants.push(scope.use(await Carillon.open(behindAdapter, { name, face, queue: `publish-${index}` })));
     }
     const peers = await scope.openPeers([
       "graphile-worker",

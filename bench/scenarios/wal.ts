@@ -30,7 +30,8 @@ export const wal: Scenario = {
       { name: inBatches, measure: () => walPerMessage(carillon, database, seconds) },
       {
         name: `${carillon.name}, singly`,
-        measure: () => walPerMessage(carillon, database, seconds, () => startCycle(carillon, singly, WIDTH)),
+        measure: () =>
+          walPerMessage(carillon, database, seconds, () => startCycle(carillon, { produce: singly, producers: WIDTH })),
       },
     ];
     for (const { contestant, database: theirs } of await scope.openPeers(["graphile-worker", "pg-boss"])) {

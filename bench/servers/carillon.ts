@@ -18,12 +18,17 @@ export interface CarillonNode extends AsyncDisposable {
   processorSeconds(): Promise<number>;
 }
 
-/** Starts a node on `databaseUrl`, at a free port of loopback. `env` are more settings. */
-export async function startCarillonNode(
-  databaseUrl: string,
-  env: Readonly<Record<string, string>> = {},
-): Promise<CarillonNode> {
-  const child = spawn(process.execPath, [join(import.meta.dirname, "../../src/cli/main.ts"), "dev"], {
+/** As users start it, or with connect-node's own handlers for every call. */
+export type Handlers = "own" | "connect-node";
+
+const PROGRAMS: Readonly<Record<Handlers, readonly string[]>> = {
+  own: [join(import.meta.dirname, "../../src/cli/main.ts"), "dev"],
+  "connect-node": [join(import.meta.dirname, "connect-node.ts")],
+};
+
+/** Starts a node on `databaseUrl`, at a free port of loopback. */
+export async function startCarillonNode(databaseUrl: string, handlers: Handlers = "own"): Promise<CarillonNode> {
+  const child = spawn(process.execPath, PROGRAMS[handlers], {
     env: {
       PATH: process.env["PATH"],
       HOME: process.env["HOME"],
@@ -32,7 +37,6 @@ export async function startCarillonNode(
       CARILLON_API_KEY: KEY,
       CARILLON_LOG_LEVEL: "warn",
       CARILLON_LOG_FORMAT: "json",
-      ...env,
     },
     stdio: ["ignore", "pipe", "inherit"],
   });
