@@ -209,45 +209,42 @@ const STATEMENTS = [
   `create function carillon_line_settle(p_lane bigint, p_seqs bigint[], p_tokens bigint[], p_aside boolean default false)
    returns table (seq bigint, token bigint, late boolean) language plpgsql ${BY_INDEX} as $$
    #variable_conflict use_column
+   declare
+     given record;
+     claim record;
+     good bigint[];
+     rest bigint[];
    begin
-     return query
-     with given as materialized (
+     -- Claim by claim, because no statistics can then make a plan of it that reads more than these.
+     for given in
        select g.hi, array_agg(g.seq) as seqs, array_agg(g.token) as tokens
        from (
          select u.seq, u.token, (
            select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= u.seq order by c.hi limit 1) as hi
          from (select distinct seq, token from unnest(p_seqs, p_tokens) as u (seq, token)) u
        ) g
-       group by g.hi order by g.hi
-     ),
-     locked as materialized (
-       select c.*, g.seqs, g.tokens from given g
-       cross join lateral (select * from line_claims c where c.lane_id = p_lane and c.hi = g.hi for update) c
-     ),
-     -- By set operations, which are hashed: a claim may have a thousand numbers.
-     done as materialized (
-       select l.*, array(
-         select unnest(l.open_seqs) intersect
-         select u.seq from unnest(l.seqs, l.tokens) as u (seq, token) where u.token is null or u.token = l.token) as good
-       from locked l
-     ),
-     rest as materialized (
-       select d.*, array(select unnest(d.open_seqs) except select unnest(d.good)) as open
-       from done d where d.good <> '{}'
-     ),
-     settled as (
+       where g.hi is not null group by g.hi order by g.hi
+     loop
+       select c.lo, c.open_seqs, c.token, c.expires_at into claim
+       from line_claims c where c.lane_id = p_lane and c.hi = given.hi for update;
+       good := array(
+         select unnest(claim.open_seqs) intersect
+         select u.seq from unnest(given.seqs, given.tokens) as u (seq, token)
+         where u.token is null or u.token = claim.token);
+       continue when good = '{}';
+       rest := array(select unnest(claim.open_seqs) except select unnest(good));
        update line_claims c
-       set open_seqs = r.open, settled = (r.open = '{}'),
-           aside_seqs = case when p_aside then c.aside_seqs || r.good else c.aside_seqs end
-       from rest r where c.lane_id = p_lane and c.hi = r.hi
-     ),
-     gone as (
-       delete from line_messages m using rest r
-       where r.open = '{}' and m.lane_id = p_lane and m.seq > r.lo and m.seq <= r.hi
-     )
-     select u.seq, u.token, r.expires_at <= carillon_now()
-     from rest r, unnest(r.seqs, r.tokens) as u (seq, token)
-     where (u.token is null or u.token = r.token) and u.seq in (select unnest(r.good));
+       set open_seqs = rest, settled = (rest = '{}'),
+           aside_seqs = case when p_aside then c.aside_seqs || good else c.aside_seqs end
+       where c.lane_id = p_lane and c.hi = given.hi;
+       if rest = '{}' then
+         delete from line_messages m where m.lane_id = p_lane and m.seq > claim.lo and m.seq <= given.hi;
+       end if;
+       return query
+       select u.seq, u.token, claim.expires_at <= carillon_now()
+       from unnest(given.seqs, given.tokens) as u (seq, token)
+       where (u.token is null or u.token = claim.token) and u.seq = any(good);
+     end loop;
    end $$`,
 
   // Moves messages that are open in a claim to where messages are kept one by one, with the lease that they have, and
@@ -259,18 +256,22 @@ const STATEMENTS = [
    declare
      moved int;
    begin
-     with locked as materialized (
-       select c.* from line_claims c
-       where c.lane_id = p_lane and c.hi = any(array(
-         select (select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= u.seq order by c.hi limit 1)
-         from unnest(p_seqs) as u (seq)))
-       order by c.hi for update
+     with given as materialized (
+       select u.seq, (
+         select c.hi from line_claims c where c.lane_id = p_lane and c.hi >= u.seq order by c.hi limit 1) as hi
+       from (select distinct unnest(p_seqs) as seq) u
+     ),
+     locked as materialized (
+       select c.* from (select distinct hi from given where hi is not null order by hi) g
+       cross join lateral (select * from line_claims c where c.lane_id = p_lane and c.hi = g.hi for update) c
      ),
      open as materialized (
-       select m.*, l.token, l.expires_at, l.request, carillon_pair(m.lane_id, m.seq) as message_id
-       from (select distinct unnest(p_seqs) as seq) g
-       join locked l on g.seq > l.lo and g.seq <= l.hi and g.seq = any(l.open_seqs)
-       join line_messages m on m.lane_id = p_lane and m.seq = g.seq
+       select m.*, g.token, g.expires_at, g.request, carillon_pair(m.lane_id, m.seq) as message_id
+       from (
+         select given.seq, l.token, l.expires_at, l.request from given join locked l on l.hi = given.hi
+         where given.seq = any(l.open_seqs)
+       ) g
+       cross join lateral (select * from line_messages m where m.lane_id = p_lane and m.seq = g.seq limit 1) m
      ),
      bodies as (
        insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers)
