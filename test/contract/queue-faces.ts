@@ -21,6 +21,9 @@ const PATHS = {
   extendLease: ["POST", "/queue/extend"],
   listDeadLetters: ["GET", "/queue/dlq/list/{queue}"],
   getQueueStats: ["GET", "/queue/stats/{queue}"],
+  pauseQueue: ["POST", "/queue/pause/{queue}"],
+  resumeQueue: ["POST", "/queue/resume/{queue}"],
+  listBlockedGroups: ["GET", "/queue/groups/blocked/{queue}"],
 } as const;
 
 /** The queue's calls in one protocol, with requests and answers as REST shows them. */
@@ -83,7 +86,7 @@ function grpcFace(carillon: () => TestCarillon): QueueFace {
         const { message } = await transport.unary(method, undefined, 20_000, sent, input);
         const answer: Json = toJson(method.output, message, { useProtoFieldName: true, alwaysEmitImplicit: true });
         for (const item of [...(answer.messages ?? []), ...(answer.items ?? [])]) {
-          item.payload = JSON.parse(Buffer.from(item.payload, "base64").toString());
+          if (item.payload !== undefined) item.payload = JSON.parse(Buffer.from(item.payload, "base64").toString());
         }
         // What REST answers with, where it answers with one field.
         return answer.stats ?? (typeof answer.queue === "object" ? answer.queue : answer);
