@@ -250,5 +250,26 @@ export async function extendClaims(
       cross join lateral (
         select ctid, * from line_claims where lane_id = ${queue.lane_id} and hi >= g.seq order by hi limit 1) c
       where c.token = g.token and not c.settled and c.expires_at > carillon_now()))`.execute(db);
+}
+
+/**
+ * Makes the lease of one message end `visibilitySeconds` from now and returns the new end; undefined when it is not open
+ * in a claim by itself. One that shares its claim is to be set aside first.
+ */
+export async function extendClaim(
+  db: Db,
+  queue: QueueRow,
+  delivery: LineDelivery,
+  visibilitySeconds: number,
+): Promise<Date | undefined> {
+  const { seqs, tokens } = numbers(queue.lane_id, [delivery]);
+  const [seq] = seqs;
+  if (seq === undefined) return undefined;
+  const { rows } = await sql<{ expires_at: Date }>`
+    update line_claims set expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
+    where lane_id = ${queue.lane_id} and open_seqs = array[${seq}::bigint] and expires_at > carillon_now()
+      and hi = (select hi from line_claims where lane_id = ${queue.lane_id} and hi >= ${seq} order by hi limit 1)
+      and (${tokens[0] ?? null}::bigint is null or token = ${tokens[0] ?? null}::bigint)
+    returning expires_at`.execute(db);
   return rows[0]?.expires_at;
 }
