@@ -1,6 +1,7 @@
 import type { Db } from "../db/schema.ts";
 import { pruneCronTombstones } from "../store/cron-jobs.ts";
 import { pruneDeduplicationKeys } from "../store/deduplication.ts";
+import { pruneRateSlices } from "../store/groups.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
 import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
@@ -25,6 +26,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneAckedMessages,
     pruneIdempotencyKeys,
     pruneDeduplicationKeys,
+    pruneRateSlices,
     endOrphanedPushes,
     applyRetention,
     pruneRuns,

@@ -2,6 +2,7 @@ import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
 import type { Egress } from "../webhook/post.ts";
 import { createDispatcher } from "./dispatcher.ts";
+import { groupKeeperTick } from "./group-keeper.ts";
 import { type LoopOptions, startLoop, type Tick } from "./loop.ts";
 import { messageReaperTick } from "./message-reaper.ts";
 import { prunerTick } from "./pruner.ts";
@@ -26,6 +27,7 @@ export type Workers = AsyncDisposable;
 /** Polls, in milliseconds: the longest delay when no wake-up comes. */
 const DUE_POLL_MS = 1_000;
 const REAP_POLL_MS = 1_000;
+const GROUPS_POLL_MS = 5_000;
 const PRUNE_POLL_MS = 30_000;
 
 /** Starts every worker of this node. */
@@ -49,6 +51,11 @@ export function startWorkers({ db, wakeups, egress, concurrency, graceMs, onFaul
       "message reaper",
       counted((signal) => messageReaperTick(db, wakeups, signal)),
       { idleMs: REAP_POLL_MS },
+    ),
+    start(
+      "group keeper",
+      counted((signal) => groupKeeperTick(db, signal)),
+      { idleMs: GROUPS_POLL_MS },
     ),
     start(
       "pruner",
