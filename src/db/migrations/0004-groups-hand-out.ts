@@ -6,6 +6,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
 }
 
+/** Rounds over the groups that one hand-out makes at most. */
+const ROUNDS = 20;
+
 const STATEMENTS = [
   `create function carillon_count_against_rate(q queues, p_groups text[], p_counts int[], p_period int, p_clock timestamptz)
    returns void language sql as $$
@@ -158,6 +161,7 @@ const STATEMENTS = [
      room int;
      leased uuid[] := '{}';
      more uuid[];
+     folded int;
    begin
      perform carillon_take_turn(p_queue_id);
      select * into q from queues where project_id = p_project and queue_id = p_queue_id;
@@ -165,11 +169,12 @@ const STATEMENTS = [
      clock := carillon_clock();
      room := least(p_limit, carillon_queue_room(q, clock));
      if q.grouped then
-       perform carillon_refresh_groups(q, clock);
-       for round in 1..10 loop
+       folded := carillon_refresh_groups(q, clock);
+       for round in 1..${ROUNDS} loop
          exit when cardinality(leased) >= room;
          more := carillon_serve_groups(q, room - cardinality(leased), p_seconds, p_request, clock);
-         exit when more is null;
+         exit when more is null and folded = 0;
+         if more is null then folded := carillon_refresh_groups(q, clock); end if;
          leased := leased || more;
        end loop;
      elsif room > 0 then
