@@ -11,6 +11,9 @@ export function pairToUuid(high: bigint, low: bigint): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }
 
+/** Where the second half begins in the text of a uuid. */
+const LOW_HALF = 19;
+
 /** The two halves of a uuid, as signed 64-bit numbers. */
 export function uuidToPair(uuid: string): { readonly high: bigint; readonly low: bigint } {
   const hex = uuid.replaceAll("-", "");
@@ -32,4 +35,9 @@ export function laneOf(messageId: string): string | undefined {
   if (!messageId.startsWith("0000")) return undefined;
   const { high, low } = uuidToPair(messageId);
   return high > 0n && low > 0n ? `${high}` : undefined;
+}
+
+/** Whether a receipt is of a hand-out of this message, where both are of a line. */
+export function isReceiptFor(messageId: string, receipt: string): boolean {
+  return receipt.slice(LOW_HALF) === messageId.slice(LOW_HALF);
 }

@@ -1,5 +1,5 @@
 import type { Db } from "../db/schema.ts";
-import { laneOf } from "../domain/line-ids.ts";
+import { isReceiptFor, laneOf } from "../domain/line-ids.ts";
 import { type PublishedInLine, publishInLine } from "../store/line.ts";
 import { ackInLine, type LineDelivery } from "../store/line-claims.ts";
 import type { NewMessage } from "../store/messages.ts";
@@ -72,7 +72,9 @@ export function createAcks(db: Db): Acks {
   });
   return {
     async add(projectId, name, deliveries) {
-      const fenced = deliveries.filter(({ receipt }) => receipt !== undefined);
+      const isFenced = ({ messageId, receipt }: LineDelivery) =>
+        receipt !== undefined && isReceiptFor(messageId, receipt);
+      const fenced = deliveries.filter(isFenced);
       const lanes = Map.groupBy(fenced, ({ messageId }) => laneOf(messageId));
       const acked = await Promise.all(
         Array.from(lanes, ([laneId, some]) =>
@@ -81,7 +83,10 @@ export function createAcks(db: Db): Acks {
             : batcher.add(`${projectId}/${name}/${laneId}`, { projectId, name, laneId }, some),
         ),
       );
-      return deliveries.map(({ receipt = "" }) => acked.find((map) => map.has(receipt))?.get(receipt));
+      return deliveries.map((delivery) => {
+        const { receipt = "" } = delivery;
+        return isFenced(delivery) ? acked.find((map) => map.has(receipt))?.get(receipt) : undefined;
+      });
     },
   };
 }
