@@ -65,8 +65,11 @@ export function percentiles(times: readonly number[]): Measures {
   return { p50_ms: at(sorted, 0.5), p99_ms: at(sorted, 0.99) };
 }
 
+/** The middle value, or the mean of the two in the middle. */
 export function median(values: readonly number[]): number {
-  return at(Float64Array.from(values).sort(), 0.5);
+  const sorted = Float64Array.from(values).sort();
+  const half = sorted.length / 2;
+  return Number.isInteger(half) ? ((sorted[half - 1] ?? 0) + (sorted[half] ?? 0)) / 2 : at(sorted, 0.5);
 }
 
 function at(sorted: Float64Array, fraction: number): number {

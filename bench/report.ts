@@ -1,6 +1,6 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { cpus, totalmem, type } from "node:os";
-import { dirname } from "node:path";
+import { join } from "node:path";
 import type { DatabaseServer } from "./database.ts";
 import { median } from "./measure.ts";
 import { peerVersions } from "./peers.ts";
@@ -39,9 +39,11 @@ export function figureTable({ rounds }: Finding): string {
   return table(["contestant", "medians"], rows);
 }
 
-/** Writes all that was measured, with what it was measured on. */
-export async function writeResults(file: string, { settings, server, findings, startedAt }: Results): Promise<void> {
-  const results = {
+/** Writes what a scenario found, with what it was measured on, to a file of its own in `dir`. */
+export async function writeResults(dir: string, finding: Finding, { settings, server, startedAt }: Run): Promise<void> {
+  const { scenario, rounds, verdicts } = finding;
+  const results: Results = {
+    scenario,
     started_at: startedAt.toISOString(),
     ended_at: new Date().toISOString(),
     machine: {
@@ -53,19 +55,36 @@ export async function writeResults(file: string, { settings, server, findings, s
     versions: { node: process.version, postgres: server.version, ...(settings.peers && peerVersions()) },
     postgres_settings: server.settings,
     settings,
-    scenarios: findings,
+    rounds,
+    verdicts,
   };
-  await mkdir(dirname(file), { recursive: true });
-  const replacer = (_: string, value: unknown): unknown =>
+  await mkdir(dir, { recursive: true });
+  const short = (_: string, value: unknown): unknown =>
     typeof value === "number" ? Number(value.toPrecision(4)) : value;
-  await writeFile(file, `${JSON.stringify(results, replacer, 1)}\n`);
+  await writeFile(join(dir, `${scenario}.json`), `${JSON.stringify(results, short, 1)}\n`);
 }
 
-interface Results {
+/** Reads what `writeResults` wrote to `dir`, by their goals. */
+export async function readResults(dir: string): Promise<Results[]> {
+  const files = (await readdir(dir)).filter((file) => file.endsWith(".json"));
+  const texts = await Promise.all(files.map((file) => readFile(join(dir, file), "utf8")));
+  const results = texts.map((text) => JSON.parse(text) as Results);
+  return results.sort((a, b) => (a.verdicts[0]?.goal ?? 99) - (b.verdicts[0]?.goal ?? 99));
+}
+
+interface Run {
   readonly settings: Settings;
   readonly server: DatabaseServer;
-  readonly findings: readonly Finding[];
   readonly startedAt: Date;
+}
+
+interface Results extends Finding {
+  readonly started_at: string;
+  readonly ended_at: string;
+  readonly machine: object;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly postgres_settings: Readonly<Record<string, string>>;
+  readonly settings: Settings;
 }
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {

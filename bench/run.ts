@@ -47,7 +47,6 @@ try {
 }
 
 async function run(settings: Settings): Promise<void> {
-  const startedAt = new Date();
   // A connection that breaks outside of any call, or Ctrl-C: the servers that were started have to be stopped.
   const broken = new Promise<never>((_, reject) => {
     process.on("uncaughtException", reject);
@@ -60,13 +59,13 @@ async function run(settings: Settings): Promise<void> {
   const findings: Finding[] = [];
   for (const scenario of SCENARIOS) {
     if (settings.only !== undefined && !settings.only.includes(scenario.name)) continue;
+    const startedAt = new Date();
     process.stderr.write(`${scenario.name}: ${scenario.about}\n`);
     await using scope = new Scope(settings, server, brokers);
     const finding = { scenario: scenario.name, ...(await Promise.race([scenario.run(scope), broken])) };
     findings.push(finding);
     process.stdout.write(`\n${scenario.name}\n${figureTable(finding)}\n\n`);
-    // After each, so that a run which is stopped has not been for nothing.
-    if (settings.output !== undefined) await writeResults(settings.output, { settings, server, findings, startedAt });
+    if (settings.output !== undefined) await writeResults(settings.output, finding, { settings, server, startedAt });
   }
   process.stdout.write(`${verdictTable(findings)}\n`);
 }

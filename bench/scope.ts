@@ -68,7 +68,12 @@ export class Scope implements AsyncDisposable {
   /** A node on a database of its own. */
   async startCarillon(handlers?: Handlers): Promise<NodeOnDatabase> {
     const database = await this.createDatabase("carillon");
-    return { node: this.use(await startCarillonNode(database.url, handlers)), database };
+    return { node: await this.startNode(database, handlers), database };
+  }
+
+  /** One more node on a database. */
+  async startNode(database: BenchDatabase, handlers?: Handlers): Promise<CarillonNode> {
+    return this.use(await startCarillonNode(database.url, { handlers, profileDir: this.settings.profile }));
   }
 
   /** Those of the peers that can run here, each on a database of its own. */

@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 
 /** What the command line says. */
@@ -17,9 +18,11 @@ export interface Settings {
   readonly queues: number;
   readonly groups: number;
   readonly streams: number;
+  /** Where each Carillon leaves a profile of its processor time; undefined for none. */
+  readonly profile: string | undefined;
   /** Whether the peers run as well. */
   readonly peers: boolean;
-  /** Where the results go; undefined for nowhere. */
+  /** The directory for the results, a file for each scenario; undefined for none. */
   readonly output: string | undefined;
 }
 
@@ -34,7 +37,8 @@ const OPTIONS = {
   groups: { type: "string", default: "100000", help: "FIFO groups in the queue with many" },
   streams: { type: "string", default: "500", help: "idle streams" },
   "no-peers": { type: "boolean", default: false, help: "leave the peers out" },
-  output: { type: "string", default: "bench/results/latest.json", help: "file for the results, or none" },
+  profile: { type: "string", help: "directory for a profile of each Carillon's processor time" },
+  output: { type: "string", default: "bench/results/latest", help: "directory for the results, or none" },
   help: { type: "boolean", default: false, help: "print this" },
 } as const;
 
@@ -64,6 +68,7 @@ export function readSettings(args: readonly string[], scenarios: readonly string
     groups: whole("groups"),
     streams: whole("streams"),
     peers: !values["no-peers"],
+    profile: values.profile === undefined ? undefined : resolve(values.profile),
     output: values.output === "none" ? undefined : values.output,
   };
 }

@@ -9,7 +9,6 @@ import { fill } from "../fill.ts";
 import { closedLoop, type Measures } from "../measure.ts";
 import { newOrder, newOrders, type Order } from "../order.ts";
 import type { Entry, Scenario, Scope } from "../scope.ts";
-import { startCarillonNode } from "../servers/carillon.ts";
 
 const WARM_MS = 2_000;
 const PUBLISHERS = 64;
@@ -101,8 +100,7 @@ async function byNodes(scope: Scope): Promise<Entry[]> {
   const database = await scope.createDatabase("nodes");
   const clients: Carillon[] = [];
   for (let i = 0; i < Math.max(...NODES); i++) {
-    const node = scope.use(await startCarillonNode(database.url));
-    clients.push(scope.use(await Carillon.open(node)));
+    clients.push(scope.use(await Carillon.open(await scope.startNode(database))));
   }
   return NODES.map((count) => ({
     name: `nodes=${count}`,

@@ -26,9 +26,18 @@ const PROGRAMS: Readonly<Record<Handlers, readonly string[]>> = {
   "connect-node": [join(import.meta.dirname, "connect-node.ts")],
 };
 
+export interface NodeOptions {
+  /** Default: own. */
+  readonly handlers?: Handlers | undefined;
+  /** Where it leaves a profile of its processor time when it ends. */
+  readonly profileDir?: string | undefined;
+}
+
 /** Starts a node on `databaseUrl`, at a free port of loopback. */
-export async function startCarillonNode(databaseUrl: string, handlers: Handlers = "own"): Promise<CarillonNode> {
-  const child = spawn(process.execPath, PROGRAMS[handlers], {
+export async function startCarillonNode(databaseUrl: string, options: NodeOptions = {}): Promise<CarillonNode> {
+  const { handlers = "own", profileDir } = options;
+  const profile = profileDir === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${profileDir}`];
+  const child = spawn(process.execPath, [...profile, ...PROGRAMS[handlers]], {
     env: {
       PATH: process.env["PATH"],
       HOME: process.env["HOME"],

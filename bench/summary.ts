@@ -1,10 +1,12 @@
 /**
- * Draws the plots of a run that had the scenario growth: `node bench/plots.ts bench/results/latest.json docs/performance`.
+ * Prints the goals of a directory of results, and draws the plots where it has the scenario growth:
+ * `node bench/summary.ts bench/results/latest docs/performance`.
  */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { median } from "./measure.ts";
 import { drawPlot, type Plot, type Point } from "./plot.ts";
+import { figureTable, readResults, verdictTable } from "./report.ts";
 import { figures, type Rounds } from "./verdict.ts";
 
 const PLOTS: Readonly<Record<string, Omit<Plot, "points"> & { readonly figure?: string }>> = {
@@ -16,16 +18,18 @@ const PLOTS: Readonly<Record<string, Omit<Plot, "points"> & { readonly figure?: 
   nodes: { title: "Nodes on one queue", across: "nodes, all on the same cores", up: "messages a second" },
 };
 
-const [source = "bench/results/latest.json", target = "docs/performance"] = process.argv.slice(2);
-const { scenarios } = JSON.parse(readFileSync(source, "utf8")) as {
-  readonly scenarios: readonly { readonly scenario: string; readonly rounds: Rounds }[];
-};
-const rounds = scenarios.find(({ scenario }) => scenario === "growth")?.rounds;
-if (rounds === undefined) throw new Error(`${source} has no scenario growth`);
-mkdirSync(target, { recursive: true });
-for (const [name, { figure = "per_s", ...plot }] of Object.entries(PLOTS)) {
-  const points = pointsOf(rounds, name, figure);
-  if (points.length > 0) writeFileSync(join(target, `${name}.svg`), drawPlot({ ...plot, points }));
+const [source = "bench/results/latest", target] = process.argv.slice(2);
+const results = await readResults(source);
+for (const result of results) process.stdout.write(`${result.scenario}\n${figureTable(result)}\n\n`);
+process.stdout.write(`${verdictTable(results)}\n`);
+
+const rounds = results.find(({ scenario }) => scenario === "growth")?.rounds;
+if (rounds !== undefined && target !== undefined) {
+  mkdirSync(target, { recursive: true });
+  for (const [name, { figure = "per_s", ...plot }] of Object.entries(PLOTS)) {
+    const points = pointsOf(rounds, name, figure);
+    if (points.length > 0) writeFileSync(join(target, `${name}.svg`), drawPlot({ ...plot, points }));
+  }
 }
 
 /** Entries are called `depth=1000`. */
