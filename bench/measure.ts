@@ -69,7 +69,9 @@ export function percentiles(times: readonly number[]): Measures {
 export function median(values: readonly number[]): number {
   const sorted = Float64Array.from(values).sort();
   const half = sorted.length / 2;
-  return Number.isInteger(half) ? ((sorted[half - 1] ?? 0) + (sorted[half] ?? 0)) / 2 : at(sorted, 0.5);
+  return Number.isInteger(half)
+    ? ((sorted[half - 1] ?? Number.NaN) + (sorted[half] ?? Number.NaN)) / 2
+    : at(sorted, 0.5);
 }
 
 function at(sorted: Float64Array, fraction: number): number {

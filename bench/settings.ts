@@ -20,7 +20,7 @@ export interface Settings {
   readonly streams: number;
   /** Where each Carillon leaves a profile of its processor time; undefined for none. */
   readonly profile: string | undefined;
-  /** Whether the peers run as well. */
+  /** Whether the peers run as well, and Carillon with connect-node's own handlers. */
   readonly peers: boolean;
   /** The directory for the results, a file for each scenario; undefined for none. */
   readonly output: string | undefined;
@@ -36,7 +36,7 @@ const OPTIONS = {
   queues: { type: "string", default: "10000", help: "queues in the database with many" },
   groups: { type: "string", default: "100000", help: "FIFO groups in the queue with many" },
   streams: { type: "string", default: "500", help: "idle streams" },
-  "no-peers": { type: "boolean", default: false, help: "leave the peers out" },
+  "no-peers": { type: "boolean", default: false, help: "leave out the peers, and connect-node's handlers" },
   profile: { type: "string", help: "directory for a profile of each Carillon's processor time" },
   output: { type: "string", default: "bench/results/latest", help: "directory for the results, or none" },
   help: { type: "boolean", default: false, help: "print this" },

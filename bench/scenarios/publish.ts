@@ -20,10 +20,12 @@ export const publish: Scenario = {
     for (const [index, face] of FACES.entries()) {
       contestants.push(scope.use(await Carillon.open(node, { face, queue: `publish-${index}` })));
     }
-    const { node: behindAdapter } = await scope.startCarillon("connect-node");
-    for (const [index, face] of FACES.entries()) {
-      const name = viaAdapter(face);
-      contestants.push(scope.use(await Carillon.open(behindAdapter, { name, face, queue: `publish-${index}` })));
+    if (scope.settings.peers) {
+      const { node: behindAdapter } = await scope.startCarillon("connect-node");
+      for (const [index, face] of FACES.entries()) {
+        const name = viaAdapter(face);
+        contestants.push(scope.use(await Carillon.open(behindAdapter, { name, face, queue: `publish-${index}` })));
+      }
     }
     const peers = await scope.openPeers([
       "graphile-worker",
