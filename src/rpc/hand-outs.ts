@@ -1,16 +1,23 @@
 import type { Db } from "../db/schema.ts";
 import { queueTopic, type Wakeups } from "../db/wakeups.ts";
-import { type HandOutMemory, handOut, newHandOutMemory, queuesWithWork } from "../store/hand-outs.ts";
+import { LruCache } from "../domain/lru-cache.ts";
+import { type HandOutMemory, handOut, lookAtQueues, newHandOutMemory } from "../store/hand-outs.ts";
 import { leasesOf, releaseLeases } from "../store/leases.ts";
 import type { ClaimRequest } from "../store/line-claims.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { findQueue } from "../store/queues.ts";
 
 /**
- * How often the queues that somebody waits for are looked at without a wake-up, in milliseconds. Messages with a delay
- * and leases come due without one. It is one statement for all of them.
+ * How often the queues that somebody waits for are looked at without a wake-up, in milliseconds: that is how late what
+ * comes without one is seen, such as a lease that runs out. It is one statement for all of them.
  */
-const POLL_MS = 250;
+const POLL_MS = 1_000;
+/** Shortest time between two such looks, in milliseconds. Messages with a delay are looked for when they come due. */
+const MIN_POLL_MS = 20;
+/** Longest time until a queue that nobody has waited for before is looked at again, in milliseconds. */
+const FIRST_POLL_MS = 250;
+/** Most queues of which it is remembered how they were last found. */
+const MAX_MEMORIES = 10_000;
 /** Most consumers that one look serves. */
 const MAX_TAKES = 100;
 /** Most messages of one look. It bounds what the node holds in memory for consumers. */
@@ -49,7 +56,11 @@ export class HandOuts {
   readonly #counters = new Map<string, Counter>();
   /** What to call when a message that is out with a stream of this node is settled, by message id. */
   readonly #watched = new Map<string, () => void>();
+  readonly #memories = new LruCache<HandOutMemory>(MAX_MEMORIES);
   #pollTimer: NodeJS.Timeout | undefined;
+  /** When the next poll is due, in milliseconds of performance.now(). */
+  #pollAt = 0;
+  #polling = false;
 
   constructor(db: Db, wakeups: Wakeups) {
     this.#db = db;
@@ -130,14 +141,14 @@ export class HandOuts {
     const counter: Counter = {
       projectId,
       queueName,
-      memory: newHandOutMemory(),
+      memory: this.#memories.getOrBuild(topic, newHandOutMemory),
       waiting: [],
       looking: false,
       hints: 0,
       unsubscribe: this.#wakeups.on(topic, () => this.#hint(counter)),
     };
     this.#counters.set(topic, counter);
-    this.#pollTimer ??= setTimeout(() => void this.#poll(), POLL_MS).unref();
+    this.#pollWithin(FIRST_POLL_MS);
     return counter;
   }
 
@@ -216,14 +227,28 @@ export class HandOuts {
     } catch {}
   }
 
+  #pollWithin(ms: number): void {
+    const at = performance.now() + ms;
+    if (this.#polling || (this.#pollTimer !== undefined && this.#pollAt <= at)) return;
+    clearTimeout(this.#pollTimer);
+    this.#pollAt = at;
+    this.#pollTimer = setTimeout(() => void this.#poll(), ms).unref();
+  }
+
   async #poll(): Promise<void> {
+    this.#pollTimer = undefined;
+    this.#polling = true;
+    let nextMs = POLL_MS;
     const waiting = [...this.#counters.values()].filter((counter) => counter.waiting.length > 0);
     if (waiting.length > 0) {
       // While the database is away every look fails, which tells those who wait.
-      const found = await queuesWithWork(this.#db, waiting).catch(() => waiting);
-      for (const counter of found) if (counter.waiting.length > 0) this.#hint(counter);
+      const all = { withWork: waiting, nextDueInMs: undefined };
+      const { withWork, nextDueInMs = POLL_MS } = await lookAtQueues(this.#db, waiting).catch(() => all);
+      for (const counter of withWork) if (counter.waiting.length > 0) this.#hint(counter);
+      nextMs = Math.max(MIN_POLL_MS, Math.min(nextDueInMs, POLL_MS));
     }
-    this.#pollTimer = this.#counters.size > 0 ? setTimeout(() => void this.#poll(), POLL_MS).unref() : undefined;
+    this.#polling = false;
+    if (this.#counters.size > 0) this.#pollWithin(nextMs);
   }
 }
 

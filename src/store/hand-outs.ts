@@ -94,27 +94,47 @@ function inTransaction<T>(db: Db, work: (trx: Db) => Promise<T>): Promise<T> {
   return db.isTransaction ? work(db) : db.transaction().execute(work);
 }
 
+/** What a look at queues found. */
+export interface QueuesFound<Queue> {
+  /** Those that a hand-out may find something in: messages, or leases that ran out. Also those that are gone. */
+  readonly withWork: readonly Queue[];
+  /** In how many milliseconds the next message with a delay comes due; undefined when none is known of. */
+  readonly nextDueInMs: number | undefined;
+}
+
 /**
- * Those of the queues that a hand-out may find something in: messages that can be handed out, or leases that ran out.
- * Also those that are not there any more.
+ * Looks at many queues in one statement. What it looks for comes by scalar subqueries, one index each, because the planner
+ * may turn an `exists` into a scan of everything.
  */
-export async function queuesWithWork<Queue extends { readonly projectId: string; readonly queueName: string }>(
+export async function lookAtQueues<Queue extends { readonly projectId: string; readonly queueName: string }>(
   db: Db,
   queues: readonly Queue[],
-): Promise<Queue[]> {
-  const { rows } = await sql<{ place: number }>`
-    select w.place::int from unnest(
-      ${queues.map((queue) => queue.projectId)}::uuid[], ${queues.map((queue) => queue.queueName)}::text[]
-    ) with ordinality as w (project_id, name, place)
-    left join queues q on q.project_id = w.project_id and q.name = w.name
-    where q.queue_id is null or (not q.paused and (
-      exists (select from line_messages m where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id))
-      or exists (select from messages m
-                 where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
-                   and m.rank <= carillon_now() and m.visible_at <= carillon_now())
-      or exists (select from messages m
-                 where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now())
-      or exists (select from line_claims c
-                 where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id)))`.execute(db);
-  return rows.flatMap(({ place }) => queues[place - 1] ?? []);
+): Promise<QueuesFound<Queue>> {
+  const { rows } = await sql<{ place: number; has_work: boolean; due_in_ms: number | null }>`
+    with found as (
+      select w.place::int, q.queue_id is null or not q.paused and coalesce(
+          (select true from line_messages m
+           where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
+          (select true from messages m
+           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
+             and m.rank <= carillon_now() and m.visible_at <= carillon_now() limit 1),
+          (select true from messages m
+           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
+          (select true from line_claims c
+           where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1),
+          false) as has_work,
+        (select extract(epoch from m.rank - carillon_now())::float8 * 1000 from messages m
+         where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
+           and m.rank > carillon_now() order by m.rank limit 1) as due_in_ms
+      from unnest(
+        ${queues.map((queue) => queue.projectId)}::uuid[], ${queues.map((queue) => queue.queueName)}::text[]
+      ) with ordinality as w (project_id, name, place)
+      left join queues q on q.project_id = w.project_id and q.name = w.name
+    )
+    select * from found where has_work or due_in_ms is not null`.execute(db);
+  const dueInMs = rows.flatMap((row) => row.due_in_ms ?? []);
+  return {
+    withWork: rows.flatMap(({ place, has_work }) => (has_work ? (queues[place - 1] ?? []) : [])),
+    nextDueInMs: dueInMs.length === 0 ? undefined : Math.min(...dueInMs),
+  };
 }

@@ -26,7 +26,7 @@ export type Workers = AsyncDisposable;
 
 /** Polls, in milliseconds: the longest delay when no wake-up comes. */
 const DUE_POLL_MS = 1_000;
-const REAP_POLL_MS = 1_000;
+const REAP_POLL_MS = 5_000;
 const GROUPS_POLL_MS = 5_000;
 const PRUNE_POLL_MS = 30_000;
 
