@@ -173,7 +173,7 @@ export async function startCarillon(
     port: config.port,
     ...(tls !== undefined && { tls }),
     onFault,
-    handler: createApp({
+    ...createApp({
       routes: (router) => {
         serveApi(router);
         healthRoutes({ services: SERVICES, checkReadiness, shutdownSignal: shutdown.signal })(router);

@@ -1,19 +1,19 @@
 import { randomUUID } from "node:crypto";
-import { constants } from "node:http2";
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import { constants, type ServerHttp2Stream } from "node:http2";
 import {
   Code,
   ConnectError,
   type ConnectRouter,
   type ConnectRouterOptions,
-  type ContextValues,
   createConnectRouter,
 } from "@connectrpc/connect";
 import { universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
-import { createUnaryDispatcher } from "../unary/dispatcher.ts";
-import type { UnaryHttpResponse } from "../unary/exchange.ts";
+import { createUnaryDispatcher, type UnaryDispatcher, type UnaryRoute } from "../unary/dispatcher.ts";
+import { type Exchange, Http1Exchange, Http2Exchange } from "../unary/exchange.ts";
 import { type CorsOptions, createCors } from "./cors.ts";
 import { refusalOfMalformed, refuseMalformed } from "./malformed-message.ts";
-import type { NodeHandler, NodeRequest, NodeResponse } from "./one-port.ts";
+import type { NodeHandler, NodeRequest, NodeResponse, StreamHandler } from "./one-port.ts";
 import type { Readiness } from "./readiness.ts";
 
 export interface AppOptions {
@@ -23,7 +23,6 @@ export interface AppOptions {
   readonly connect: ConnectRouterOptions;
   /** Answers every request whose path is no RPC and no health path. */
   readonly rest: NodeHandler;
-  readonly contextValues?: (request: NodeRequest) => ContextValues;
   /** Answers at once and never throws: see createReadinessCheck. */
   readonly checkReadiness: () => Promise<Readiness>;
   readonly cors: CorsOptions;
@@ -41,37 +40,86 @@ export interface AppOptions {
   readonly onFault?: (error: unknown) => void;
 }
 
+/** What answers behind the port. */
+export interface App {
+  /** Answers every request. */
+  readonly handler: NodeHandler;
+  /** Takes the unary calls among HTTP/2 streams. */
+  readonly takeStream: StreamHandler;
+}
+
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/;
 
 /**
  * The one handler behind the port: /healthz, /readyz, CORS, request ids, RPCs, and REST for the rest. Each request has
  * an `x-request-id` header when the handlers see it, the caller's own or a new one, and the response repeats it.
  */
-export function createApp(options: AppOptions): NodeHandler {
+export function createApp(options: AppOptions): App {
   const { requestTimeoutMs = 60_000 } = options;
-  const answerCors = createCors(options.cors);
+  const cors = createCors(options.cors);
   const router = createConnectRouter(options.connect);
   options.routes(router);
   const rpcs = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
-  const answerUnary =
+  const unary =
     options.shortWay === false
       ? undefined
-      : createUnaryDispatcher(options.routes, {
-          ...options.connect,
-          receiveTimeoutMs: requestTimeoutMs,
-          mapConnectError: refusalOfMalformed,
-        });
+      : createUnaryDispatcher(options.routes, { ...options.connect, mapConnectError: refusalOfMalformed });
+
+  /** Makes the headers of a request fit for the handlers, and gives the fields that every answer to it has. */
+  function prepare(method: string | undefined, headers: IncomingHttpHeaders, raw: readonly string[]): AnswerFields {
+    const id = requestIdOf(headers);
+    headers["x-request-id"] = id;
+    joinAuthorization(headers, raw);
+    return { "x-request-id": id, "x-content-type-options": "nosniff", ...cors.fields(method, headers) };
+  }
+
+  function answerUnary(
+    dispatcher: UnaryDispatcher,
+    route: UnaryRoute,
+    headers: IncomingHttpHeaders,
+    exchange: Exchange,
+  ): void {
+    dispatcher.answer(route, headers, exchange).catch((error: unknown) => {
+      options.onFault?.(error);
+      exchange.fail();
+    });
+  }
+
+  function takeStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, raw: readonly string[]): boolean {
+    // Node's own request says 100 Continue.
+    if (unary === undefined || headers.expect !== undefined) return false;
+    const method = headers[":method"] as string | undefined;
+    const route = unary.find({
+      isHttp2: true,
+      isEncrypted: stream.session?.encrypted ?? false,
+      method,
+      path: headers[":path"] as string | undefined,
+      authority: (headers[":authority"] as string | undefined) ?? headers.host,
+      headers,
+    });
+    if (route === undefined) return false;
+    const fields = prepare(method, headers, raw);
+    answerUnary(unary, route, headers, new Http2Exchange(stream, fields, requestTimeoutMs));
+    return true;
+  }
+
+  function takeRequest(dispatcher: UnaryDispatcher, request: IncomingMessage, response: ServerResponse): boolean {
+    const { method, headers, url: path } = request;
+    const isEncrypted = "encrypted" in request.socket;
+    const route = dispatcher.find({ isHttp2: false, isEncrypted, method, path, authority: headers.host, headers });
+    if (route === undefined) return false;
+    const fields = prepare(method, headers, request.rawHeaders);
+    answerUnary(dispatcher, route, headers, new Http1Exchange(request, response, fields));
+    return true;
+  }
 
   function answer(request: NodeRequest, response: NodeResponse): void {
-    setRequestId(request, response);
-    joinAuthorization(request);
-    response.setHeader("x-content-type-options", "nosniff");
-    if (answerCors(request, response)) return;
-    const unary = answerUnary?.(request, response as UnaryHttpResponse, () => options.contextValues?.(request));
-    if (unary !== undefined) {
-      unary.catch((error: unknown) => unwritten(response, error));
-      return;
+    if (unary !== undefined && !("stream" in request)) {
+      if (takeRequest(unary, request, response as ServerResponse)) return;
     }
+    const fields = prepare(request.method, request.headers, request.rawHeaders);
+    for (const name in fields) response.setHeader(name, fields[name] as string);
+    if (cors.answerPreflight(request, response)) return;
     const path = request.url?.split("?", 1)[0] ?? "";
     const rpc = rpcs.get(path);
     if (rpc?.method.methodKind !== "client_streaming" && rpc?.method.methodKind !== "bidi_streaming") {
@@ -79,10 +127,14 @@ export function createApp(options: AppOptions): NodeHandler {
       passOverBody(request, response);
     }
     if (rpc !== undefined) {
-      rpc(universalRequestFromNodeRequest(request, response, undefined, options.contextValues?.(request)))
+      rpc(universalRequestFromNodeRequest(request, response, undefined, undefined))
         .then(refuseMalformed)
         .then((answered) => universalResponseToNodeResponse(answered, response))
-        .catch((error: unknown) => unwritten(response, error));
+        .catch((error: unknown) => {
+          // Only writing the response can fail here, and a caller that hung up is the usual reason.
+          if (ConnectError.from(error).code === Code.Aborted || response.writableEnded) return;
+          fail(response, 500, error);
+        });
     } else if (path === "/healthz") {
       sendJson(request, response, 200, { status: "ok" });
     } else if (path === "/readyz") {
@@ -92,12 +144,6 @@ export function createApp(options: AppOptions): NodeHandler {
     } else {
       options.rest(request, response);
     }
-  }
-
-  /** Only writing the response can have failed, and a caller that hung up is the usual reason. */
-  function unwritten(response: NodeResponse, error: unknown): void {
-    if (ConnectError.from(error).code === Code.Aborted || response.writableEnded) return;
-    fail(response, 500, error);
   }
 
   /** Ends a response without a body, or cuts it off when its headers have gone out with another status. */
@@ -113,7 +159,7 @@ export function createApp(options: AppOptions): NodeHandler {
     }
   }
 
-  return (request, response) => {
+  const handler: NodeHandler = (request, response) => {
     try {
       answer(request, response);
     } catch (error) {
@@ -123,30 +169,35 @@ export function createApp(options: AppOptions): NodeHandler {
       else fail(response, 400);
     }
   };
+  return { handler, takeStream };
 }
+
+type AnswerFields = Record<string, string>;
 
 function authorityOf(request: NodeRequest): string | undefined {
   return "authority" in request ? request.authority : request.headers.host;
 }
 
-function setRequestId(request: NodeRequest, response: NodeResponse): void {
-  const received = request.headers["x-request-id"];
-  const id =
-    typeof received === "string" && REQUEST_ID.test(received) ? received : `req_${randomUUID().replaceAll("-", "")}`;
-  request.headers["x-request-id"] = id;
-  response.setHeader("x-request-id", id);
+function requestIdOf(headers: IncomingHttpHeaders): string {
+  const received = headers["x-request-id"];
+  if (typeof received === "string" && REQUEST_ID.test(received)) return received;
+  return `req_${randomUUID().replaceAll("-", "")}`;
 }
 
 /**
  * Shows several Authorization headers as one, with commas, so that the key check refuses them. Node keeps the first of
  * them only, where a proxy in front may have checked the last.
  */
-function joinAuthorization(request: NodeRequest): void {
-  const { rawHeaders } = request;
-  const values = rawHeaders.filter(
-    (_, index) => index % 2 === 1 && /^authorization$/i.test(rawHeaders[index - 1] ?? ""),
-  );
-  if (values.length > 1) request.headers.authorization = values.join(", ");
+function joinAuthorization(headers: IncomingHttpHeaders, rawHeaders: readonly string[]): void {
+  const values: string[] = [];
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (isAuthorization(rawHeaders[i] as string)) values.push(rawHeaders[i + 1] as string);
+  }
+  if (values.length > 1) headers.authorization = values.join(", ");
+}
+
+function isAuthorization(name: string): boolean {
+  return name.length === "authorization".length && name.toLowerCase() === "authorization";
 }
 
 /** Resets an HTTP/2 stream whose request has not arrived in full after `timeoutMs`. */

@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from "node:http";
 import { cors } from "@connectrpc/connect";
 import type { NodeRequest, NodeResponse } from "./one-port.ts";
 
@@ -27,33 +28,46 @@ const EXPOSED_HEADERS = [
 /** Seconds that a browser may remember a preflight. Chromium caps it at this. */
 const MAX_AGE_SECONDS = "7200";
 
-/**
- * Sets the CORS headers of a response and answers preflights; true means answered. Credentials (cookies) are never
- * allowed: callers identify themselves by the Authorization header, which a page cannot send without a preflight.
- */
-export function createCors(options: CorsOptions): (request: NodeRequest, response: NodeResponse) => boolean {
-  const allowed = new Set(options.allowedOrigins);
+/** Answers to what browsers ask before they let a page call or read an answer. */
+export interface Cors {
+  /** The fields that every answer to such a request has. */
+  fields(method: string | undefined, headers: IncomingHttpHeaders): Record<string, string>;
+  /** Answers a preflight, whose response has the fields; true means answered. */
+  answerPreflight(request: NodeRequest, response: NodeResponse): boolean;
+}
 
-  return (request, response) => {
-    response.setHeader("vary", "origin");
-    const origin = request.headers.origin;
-    if (origin === undefined) return false;
-    const isPreflight = request.method === "OPTIONS" && request.headers["access-control-request-method"] !== undefined;
-    if (allowed.has(origin) || (options.allowLoopback && isLoopbackOrigin(origin))) {
-      response.setHeader("access-control-allow-origin", origin);
-      if (isPreflight) {
+/**
+ * CORS for the origins of the options. Credentials (cookies) are never allowed: callers identify themselves by the
+ * Authorization header, which a page cannot send without a preflight.
+ */
+export function createCors(options: CorsOptions): Cors {
+  const allowed = new Set(options.allowedOrigins);
+  const isAllowed = (origin: string) => allowed.has(origin) || (options.allowLoopback && isLoopbackOrigin(origin));
+
+  return {
+    fields(method, headers) {
+      const { origin } = headers;
+      if (origin === undefined || !isAllowed(origin)) return { vary: "origin" };
+      const fields = { vary: "origin", "access-control-allow-origin": origin };
+      return isPreflight(method, headers) ? fields : { ...fields, "access-control-expose-headers": EXPOSED_HEADERS };
+    },
+    answerPreflight({ method, headers }, response) {
+      const { origin } = headers;
+      if (origin === undefined || !isPreflight(method, headers)) return false;
+      if (isAllowed(origin)) {
         response.setHeader("access-control-allow-methods", ALLOWED_METHODS);
         response.setHeader("access-control-allow-headers", ALLOWED_HEADERS);
         response.setHeader("access-control-max-age", MAX_AGE_SECONDS);
-      } else {
-        response.setHeader("access-control-expose-headers", EXPOSED_HEADERS);
       }
-    }
-    if (!isPreflight) return false;
-    response.writeHead(204);
-    response.end();
-    return true;
+      response.writeHead(204);
+      response.end();
+      return true;
+    },
   };
+}
+
+function isPreflight(method: string | undefined, headers: IncomingHttpHeaders): boolean {
+  return method === "OPTIONS" && headers["access-control-request-method"] !== undefined;
 }
 
 /** Whether `origin` is a page of this machine, of any port: `localhost` or a name under it, 127.0.0.0/8 or ::1. */

@@ -13,6 +13,13 @@ export type NodeHandler = ReturnType<typeof connectNodeAdapter>;
 export type NodeRequest = Parameters<NodeHandler>[0];
 export type NodeResponse = Parameters<NodeHandler>[1];
 
+/** Answers an HTTP/2 stream and returns true, or leaves it to the NodeHandler. */
+export type StreamHandler = (
+  stream: http2.ServerHttp2Stream,
+  headers: http2.IncomingHttpHeaders,
+  rawHeaders: readonly string[],
+) => boolean;
+
 export interface OnePortOptions {
   /** The address or name to listen on. */
   readonly host: string;
@@ -21,6 +28,8 @@ export interface OnePortOptions {
   /** PEM texts. Without them the port speaks cleartext. */
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer };
   readonly handler: NodeHandler;
+  /** Asked first about each HTTP/2 stream, before Node makes a request and a response of it. */
+  readonly takeStream?: StreamHandler;
   readonly limits?: Partial<PortLimits>;
   /** Told of failures to accept a connection, such as too many open files. The port goes on listening. */
   readonly onFault?: (error: Error) => void;
@@ -65,6 +74,7 @@ export async function startOnePort(options: OnePortOptions): Promise<OnePortServ
   // idle connections, only in a server that listens itself.
   const http1 = createHttp1Server(options, limits);
   const http2Server = http2.createServer(http2Options(limits), options.handler);
+  if (options.takeStream !== undefined) askFirst(http2Server, options.takeStream);
 
   http1.on("request", (request: http.IncomingMessage, response: http.ServerResponse) => {
     responses.add(response);
@@ -143,6 +153,23 @@ export async function startOnePort(options: OnePortOptions): Promise<OnePortServ
       await done;
     },
   };
+}
+
+type StreamListener = (
+  stream: http2.ServerHttp2Stream,
+  headers: http2.IncomingHttpHeaders,
+  flags: number,
+  rawHeaders: string[],
+) => void;
+
+/** Puts `takeStream` before the listener with which Node makes a request and a response of each stream. */
+function askFirst(server: http2.Http2Server, takeStream: StreamHandler): void {
+  const listeners = server.listeners("stream") as StreamListener[];
+  server.removeAllListeners("stream");
+  server.on("stream", (stream, headers, flags, rawHeaders) => {
+    if (takeStream(stream, headers, rawHeaders)) return;
+    for (const listener of listeners) listener.call(server, stream, headers, flags, rawHeaders);
+  });
 }
 
 /** Names a TCP connection. A TLS socket and the raw socket beneath it have the same name. */

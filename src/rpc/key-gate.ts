@@ -42,8 +42,12 @@ export function keyGate(options: KeyGateOptions): (ctx: HandlerContext) => Promi
     if (options.openServices.has(ctx.service.typeName)) return;
     try {
       const key = bearerKey(ctx.requestHeader.get("authorization"));
-      if (isMistyped(key) && key !== options.developmentKey) throw new Refusal("API_KEY_INVALID");
-      const principal = await principals.find(hashApiKey(key));
+      const keyHash = hashApiKey(key);
+      let principal = principals.remembered(keyHash);
+      if (principal === undefined) {
+        if (isMistyped(key) && key !== options.developmentKey) throw new Refusal("API_KEY_INVALID");
+        principal = await principals.find(keyHash);
+      }
       if (principal === undefined) throw new Refusal("API_KEY_INVALID");
       ctx.values.set(principalKey, principal);
     } catch (error) {
@@ -89,6 +93,12 @@ class RememberedPrincipals {
   constructor(options: KeyGateOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
+  }
+
+  /** The principal of a key that was looked up a moment ago. */
+  remembered(keyHash: Buffer): Principal | undefined {
+    const remembered = this.#known.get(keyHash.toString("base64"));
+    return remembered !== undefined && this.#now() < remembered.until ? remembered.principal : undefined;
   }
 
   async find(keyHash: Buffer): Promise<Principal | undefined> {

@@ -49,7 +49,7 @@ export class WholeBody {
   }
 
   /** @throws ConnectError resource_exhausted */
-  push(chunk: Uint8Array): void {
+  push(chunk: Uint8Array): undefined {
     this.#queue.push(chunk);
     if (this.#queue.length > this.#maxBytes) throw tooLarge(this.#maxBytes);
   }

@@ -1,15 +1,13 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { constants, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Stream } from "node:http2";
+import { constants, type ServerHttp2Stream } from "node:http2";
 import { Code, ConnectError, type ContextValues } from "@connectrpc/connect";
 import type { Call } from "./call.ts";
 import type { UnaryMethod } from "./registry.ts";
 
-/** A request of Node's HTTP/1 server, or of the compatibility layer of its HTTP/2 server. */
-export type UnaryHttpRequest = IncomingMessage | Http2ServerRequest;
-/** The response to a {@link UnaryHttpRequest}. */
-export type UnaryHttpResponse = ServerResponse | Http2ServerResponse;
+/** Fields of an answer for Node: names in lower case, a list for a name that comes several times. */
+export type NodeFields = Record<string, string | string[]>;
 
-/** A request that is answered here. */
+/** A call that has arrived. */
 export interface Arrival {
   readonly target: UnaryMethod;
   readonly exchange: Exchange;
@@ -17,9 +15,6 @@ export interface Arrival {
   readonly header: Headers;
   readonly contextValues: ContextValues | undefined;
 }
-
-/** Fields for Node: names in lower case, a list for a name that comes several times. */
-type NodeFields = Record<string, string | string[]>;
 
 /** Codes of a reset stream that mean more than that the stream has ended. */
 const RESET_CODES: Readonly<Record<number, Code>> = {
@@ -37,48 +32,35 @@ const RESET_CODES: Readonly<Record<number, Code>> = {
   [constants.NGHTTP2_HTTP_1_1_REQUIRED]: Code.PermissionDenied,
 };
 
-/**
- * One request and its answer, on Node's own objects. HTTP/2 goes to the stream beneath the compatibility layer, whose
- * own streams would only pass on every byte once more.
- */
-export class Exchange {
-  readonly #response: UnaryHttpResponse;
-  readonly #stream: ServerHttp2Stream | undefined;
+/** Fields that HTTP/2 has no place for. */
+const CONNECTION_FIELDS: ReadonlySet<string> = new Set([
+  "connection",
+  "http2-settings",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "transfer-encoding",
+  "upgrade",
+]);
+
+/** Longest body that is sent as one string with its head, which is one write instead of two. */
+const MAX_STRING_BYTES = 16_384;
+
+/** One request and its answer, on Node's own objects. */
+export abstract class Exchange {
   readonly #source: IncomingMessage | ServerHttp2Stream;
-  #isReceived: boolean;
-  #timer: NodeJS.Timeout | undefined;
+  #isReceived = false;
   #call: Call | undefined;
   #stopReceiving: ((reason: unknown) => void) | undefined;
 
-  /** An HTTP/2 stream is reset when the request has not arrived in full after `receiveTimeoutMs`. */
-  constructor(request: UnaryHttpRequest, response: UnaryHttpResponse, receiveTimeoutMs: number) {
-    this.#response = response;
-    this.#stream = "stream" in request ? request.stream : undefined;
-    this.#source = "stream" in request ? request.stream : request;
-    this.#isReceived = this.#stream?.endAfterHeaders ?? false;
-    if (this.#stream !== undefined && !this.#isReceived) {
-      this.#timer = setTimeout(() => this.#stream?.close(constants.NGHTTP2_CANCEL), receiveTimeoutMs);
-    }
-    (this.#stream ?? response).once("close", () => this.#onClose());
+  protected constructor(source: IncomingMessage | ServerHttp2Stream, written: ServerResponse | ServerHttp2Stream) {
+    this.#source = source;
+    written.once("close", () => this.onClose());
   }
 
   /** Has the call aborted when the client goes away. */
   attach(call: Call): void {
     this.#call = call;
-  }
-
-  #onClose(): void {
-    clearTimeout(this.#timer);
-    if (this.#call === undefined || this.#call.signal.aborted) return;
-    this.#call.abort(this.#resetError());
-    this.#stopReceiving?.(this.#call.signal.reason);
-  }
-
-  #resetError(): ConnectError | undefined {
-    const reset = this.#stream?.rstCode ?? constants.NGHTTP2_NO_ERROR;
-    const code = RESET_CODES[reset];
-    if (code === undefined) return undefined;
-    return new ConnectError(`http/2 stream closed with error code 0x${reset.toString(16)}`, code);
   }
 
   /**
@@ -87,12 +69,12 @@ export class Exchange {
    *
    * @throws what `push` throws; the reason of the call's signal when the client goes away.
    */
-  receive(push: (chunk: Uint8Array) => Promise<void> | undefined | void): Promise<void> {
+  receive(push: (chunk: Uint8Array) => Promise<void> | undefined): Promise<void> {
     const source = this.#source;
     if (source.readableEnded) return Promise.resolve();
     if (source.destroyed) return Promise.reject(this.#call?.signal.reason);
     return new Promise((resolve, reject) => {
-      let pending: Promise<void> | undefined | void;
+      let pending: Promise<void> | undefined;
       this.#stopReceiving = reject;
       const fail = (error: unknown): void => {
         source.pause();
@@ -111,56 +93,119 @@ export class Exchange {
       };
       source.on("data", onData);
       source.once("end", () => {
-        this.#isReceived = true;
-        clearTimeout(this.#timer);
+        this.onReceived();
         // The end may come while the last chunk is still worked on.
-        resolve(pending as Promise<void> | undefined);
+        resolve(pending);
       });
     });
   }
 
-  /** Answers, unless the client has gone. With `trailer`, HTTP/2 sends trailers. */
-  respond(status: number, header: Headers, body: Uint8Array | undefined, trailer?: Headers): void {
-    if (this.#stream === undefined) this.#respondHttp1(status, header, body);
-    else this.#respondHttp2(this.#stream, status, header, body, trailer);
+  /** Answers, unless the client has gone. HTTP/2 sends the trailers, if there are any. */
+  abstract respond(status: number, header: Headers, body: Uint8Array | undefined, trailer?: Headers): void;
+
+  /** Answers 500 without a body, or cuts off an answer that has begun. */
+  abstract fail(): void;
+
+  protected onReceived(): void {
+    this.#isReceived = true;
   }
 
-  #respondHttp1(status: number, header: Headers, body: Uint8Array | undefined): void {
-    const response = this.#response as ServerResponse;
-    if (response.destroyed) return;
-    if (!this.#isReceived) this.#passOver(response);
-    response.writeHead(status, nodeFields(header));
-    response.end(body);
-  }
-
-  #respondHttp2(
-    stream: ServerHttp2Stream,
-    status: number,
-    header: Headers,
-    body: Uint8Array | undefined,
-    trailer: Headers | undefined,
-  ): void {
-    const response = this.#response as Http2ServerResponse;
-    if (stream.destroyed || stream.closed) return;
-    if (!this.#isReceived) this.#passOver(stream);
-    const fields = { ":status": status, ...response.getHeaders(), ...nodeFields(header) };
-    stream.respond(fields, { waitForTrailers: trailer !== undefined });
-    if (trailer !== undefined) response.addTrailers(nodeFields(trailer));
-    stream.end(body);
+  protected onClose(reason?: ConnectError): void {
+    if (this.#call === undefined || this.#call.signal.aborted) return;
+    this.#call.abort(reason);
+    this.#stopReceiving?.(this.#call.signal.reason);
   }
 
   /**
    * Has what is left unread of the body passed over once the answer is out. It would hold up an HTTP/1.1 connection, and
    * Node would reset an HTTP/2 stream, upon which some clients that are still sending throw the answer away.
    */
-  #passOver(written: UnaryHttpResponse | ServerHttp2Stream): void {
-    written.once("finish", () => this.#source.resume());
+  protected passOverAfter(written: ServerResponse | ServerHttp2Stream): void {
+    if (!this.#isReceived) written.once("finish", () => this.#source.resume());
   }
 }
 
-function nodeFields(headers: Headers): NodeFields {
+export class Http1Exchange extends Exchange {
+  readonly #response: ServerResponse;
+  readonly #fields: NodeFields;
+
+  /** `fields` are part of the head of every answer. */
+  constructor(request: IncomingMessage, response: ServerResponse, fields: NodeFields) {
+    super(request, response);
+    this.#response = response;
+    this.#fields = fields;
+  }
+
+  respond(status: number, header: Headers, body: Uint8Array | undefined): void {
+    const response = this.#response;
+    if (response.destroyed) return;
+    this.passOverAfter(response);
+    response.writeHead(status, { ...this.#fields, ...nodeFields(header) });
+    if (body === undefined || body.length > MAX_STRING_BYTES) response.end(body);
+    else response.end(Buffer.from(body.buffer, body.byteOffset, body.length).toString("latin1"), "latin1");
+  }
+
+  fail(): void {
+    if (this.#response.headersSent) this.#response.destroy();
+    else this.#response.writeHead(500, this.#fields).end();
+  }
+}
+
+/** A stream as it comes, without the request and the response that Node can make of it: they take longer than a call. */
+export class Http2Exchange extends Exchange {
+  readonly #stream: ServerHttp2Stream;
+  readonly #fields: NodeFields;
+  readonly #timer: NodeJS.Timeout | undefined;
+
+  /** The stream is reset when the request has not arrived in full after `receiveTimeoutMs`. */
+  constructor(stream: ServerHttp2Stream, fields: NodeFields, receiveTimeoutMs: number) {
+    super(stream, stream);
+    this.#stream = stream;
+    this.#fields = fields;
+    if (stream.endAfterHeaders) this.onReceived();
+    else this.#timer = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), receiveTimeoutMs);
+    // A connection that breaks is told by "close"; without a listener "error" would end the process.
+    stream.on("error", () => {});
+  }
+
+  protected override onReceived(): void {
+    clearTimeout(this.#timer);
+    super.onReceived();
+  }
+
+  protected override onClose(): void {
+    clearTimeout(this.#timer);
+    const reset = this.#stream.rstCode ?? constants.NGHTTP2_NO_ERROR;
+    const code = RESET_CODES[reset];
+    if (code === undefined) super.onClose();
+    else super.onClose(new ConnectError(`http/2 stream closed with error code 0x${reset.toString(16)}`, code));
+  }
+
+  respond(status: number, header: Headers, body: Uint8Array | undefined, trailer?: Headers): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.closed) return;
+    this.passOverAfter(stream);
+    const fields = { ":status": status, ...this.#fields, ...nodeFields(header, CONNECTION_FIELDS) };
+    stream.respond(fields, { waitForTrailers: trailer !== undefined });
+    if (trailer !== undefined) {
+      stream.once("wantTrailers", () => stream.sendTrailers(nodeFields(trailer, CONNECTION_FIELDS)));
+    }
+    stream.end(body);
+  }
+
+  fail(): void {
+    const stream = this.#stream;
+    if (stream.headersSent) stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+    else if (!stream.destroyed) stream.respond({ ":status": 500, ...this.#fields }, { endStream: true });
+  }
+}
+
+const NONE: ReadonlySet<string> = new Set();
+
+function nodeFields(headers: Headers, without = NONE): NodeFields {
   const fields: NodeFields = {};
   for (const [name, value] of headers) {
+    if (without.has(name)) continue;
     const earlier = fields[name];
     fields[name] = earlier === undefined ? value : [earlier, value].flat();
   }

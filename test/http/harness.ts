@@ -55,7 +55,7 @@ export async function startTestApp(options: TestAppOptions = {}): Promise<TestAp
     port: 0,
     ...(options.tls && { tls: options.tls }),
     ...(options.limits && { limits: options.limits }),
-    handler: createApp({
+    ...createApp({
       routes: (router) => {
         health(router);
         reflection(router);

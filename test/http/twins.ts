@@ -21,7 +21,7 @@ import { loadConfig } from "../../src/config.ts";
 import { hashApiKey } from "../../src/domain/api-key.ts";
 import { Refusal } from "../../src/errors.ts";
 import { createApp } from "../../src/http/app.ts";
-import { type NodeHandler, type OnePortOptions, startOnePort } from "../../src/http/one-port.ts";
+import { type OnePortOptions, startOnePort } from "../../src/http/one-port.ts";
 import { createLogger } from "../../src/log.ts";
 import type { RestResponse } from "../../src/rest/headers.ts";
 import { createRestHandler } from "../../src/rest/transcode.ts";
@@ -107,7 +107,7 @@ async function startTwin(shortWay: boolean, options: TwinOptions): Promise<Twin>
     maxBodyBytes: READ_MAX,
     onFault: (fault) => void faults.push(fault),
   });
-  const handler: NodeHandler = createApp({
+  const app = createApp({
     routes,
     connect,
     shortWay,
@@ -117,7 +117,7 @@ async function startTwin(shortWay: boolean, options: TwinOptions): Promise<Twin>
     onFault: (fault) => void faults.push(fault),
     ...(options.requestTimeoutMs !== undefined && { requestTimeoutMs: options.requestTimeoutMs }),
   });
-  const server = await startOnePort({ host: "127.0.0.1", port: 0, handler, ...(options.tls && { tls: options.tls }) });
+  const server = await startOnePort({ host: "127.0.0.1", port: 0, ...app, ...(options.tls && { tls: options.tls }) });
   const { port } = server.address;
   const leave = () => shutdown.abort(new ConnectError("the server is shutting down", Code.Unavailable));
   return {

@@ -23,8 +23,12 @@ export function accessLog(log: Logger): {
   readonly gate: (check: (ctx: HandlerContext) => Promise<void>) => (ctx: HandlerContext) => Promise<void>;
   readonly interceptor: Interceptor;
 } {
+  // None of the fields can hold a secret, and looking for secrets takes ten times as long as the line.
+  const calls = log.child({}, { redact: [] });
+
   function write(record: CallRecord | undefined, call: Logged, error: unknown): void {
-    log.info(
+    if (!calls.isLevelEnabled("info")) return;
+    calls.info(
       {
         method: `${call.service.typeName}/${call.method.name}`,
         protocol: record?.protocol,

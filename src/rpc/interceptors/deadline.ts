@@ -6,30 +6,32 @@ import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
  * Streams end when their callers wish.
  */
 export function deadline(defaultMs = 30_000): Interceptor {
-  return (next) => async (request) => {
+  return (next) => (request) => {
     if (request.stream) return next(request);
-    const own = new AbortController();
-    const { promise: late, reject } = Promise.withResolvers<never>();
-    const expire = () => {
-      const reason = request.signal.reason;
-      if (reason instanceof ConnectError && reason.code === Code.DeadlineExceeded) reject(reason);
-    };
     const hasOne = request.header.has("connect-timeout-ms") || request.header.has("grpc-timeout");
-    const timer = hasOne
-      ? undefined
-      : setTimeout(() => {
-          const error = new ConnectError(`the call took longer than ${defaultMs} ms`, Code.DeadlineExceeded);
-          own.abort(error);
-          reject(error);
-        }, defaultMs);
-    if (request.signal.aborted) expire();
-    else request.signal.addEventListener("abort", expire, { once: true });
-    try {
-      const signal = AbortSignal.any([request.signal, own.signal]);
-      return await Promise.race([next({ ...request, signal }), late]);
-    } finally {
-      clearTimeout(timer);
-      request.signal.removeEventListener("abort", expire);
-    }
+    const own = new AbortController();
+    return new Promise((resolve, reject) => {
+      const expire = (reason: ConnectError) => {
+        own.abort(reason);
+        reject(reason);
+      };
+      const timer = hasOne
+        ? undefined
+        : setTimeout(
+            () => expire(new ConnectError(`the call took longer than ${defaultMs} ms`, Code.DeadlineExceeded)),
+            defaultMs,
+          );
+      // The signal of every call is aborted at its end, and this one with it.
+      const follow = () => {
+        const { reason } = request.signal;
+        if (reason instanceof ConnectError && reason.code === Code.DeadlineExceeded) expire(reason);
+        else own.abort(reason);
+      };
+      if (request.signal.aborted) follow();
+      else request.signal.addEventListener("abort", follow, { once: true });
+      next({ ...request, signal: own.signal })
+        .then(resolve, reject)
+        .finally(() => clearTimeout(timer));
+    });
   };
 }

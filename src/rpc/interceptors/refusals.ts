@@ -29,14 +29,15 @@ export function refusals(onFault: (fault: unknown, call: FaultyCall) => void): I
     return true;
   };
   return (next) => async (request) => {
-    const call: FaultyCall = {
-      method: `${request.service.typeName}/${request.method.name}`,
-      requestId: request.header.get("x-request-id") ?? undefined,
-    };
     const toCallers = (thrown: unknown): ConnectError => {
       const known = knownError(thrown, request.signal);
       const isDatabase = isConnectionFault(thrown) || sqlState(thrown) === QUERY_CANCELED;
-      if (known === undefined || (isDatabase && isFirstInAWhile())) onFault(thrown, call);
+      if (known === undefined || (isDatabase && isFirstInAWhile())) {
+        onFault(thrown, {
+          method: `${request.service.typeName}/${request.method.name}`,
+          requestId: request.header.get("x-request-id") ?? undefined,
+        });
+      }
       return known ?? new ConnectError("internal error", Code.Internal);
     };
     try {
