@@ -12,7 +12,8 @@ export interface Span {
 /**
  * Runs `operation` in `width` loops, and counts what began and ended within the span.
  *
- * @returns `per_s` and the times of one operation, `p50_ms` and `p99_ms`.
+ * @returns `per_s`, the times of one operation, `p50_ms` and `p99_ms`, and how much of a core this process used:
+ * Carillon's client, or a peer's whole library.
  */
 export async function closedLoop(
   width: number,
@@ -34,8 +35,11 @@ export async function closedLoop(
       times.push(endedAt - startedAt);
     }
   };
+  const usedAtFrom = delay(warmSeconds * 1_000).then(() => process.cpuUsage());
   await Promise.all(Array.from({ length: width }, loop));
-  return { per_s: done / seconds, ...percentiles(times) };
+  const { user, system } = process.cpuUsage(await usedAtFrom);
+  const cores = (user + system) / 1_000 / (performance.now() - from);
+  return { per_s: done / seconds, ...percentiles(times), client_core_percent: 100 * cores };
 }
 
 /**

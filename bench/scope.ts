@@ -9,6 +9,7 @@ import { type CarillonNode, type Handlers, startCarillonNode } from "./servers/c
 import { type RabbitmqServer, startRabbitmq } from "./servers/rabbitmq.ts";
 import { type AppendFsync, type RedisServer, startRedis } from "./servers/redis.ts";
 import type { Settings } from "./settings.ts";
+import { profileStatements } from "./statements.ts";
 import type { Rounds, Verdict } from "./verdict.ts";
 
 /** One thing that is measured, by itself and against peers. */
@@ -68,6 +69,7 @@ export class Scope implements AsyncDisposable {
   /** A node on a database of its own. */
   async startCarillon(handlers?: Handlers): Promise<NodeOnDatabase> {
     const database = await this.createDatabase("carillon");
+    if (this.settings.profile !== undefined) this.use(await profileStatements(database, this.settings.profile));
     return { node: await this.startNode(database, handlers), database };
   }
 

@@ -18,7 +18,7 @@ export interface Settings {
   readonly queues: number;
   readonly groups: number;
   readonly streams: number;
-  /** Where each Carillon leaves a profile of its processor time; undefined for none. */
+  /** Where each Carillon leaves a profile of its processor time and its statements; undefined for none. */
   readonly profile: string | undefined;
   /** Whether the peers run as well, and Carillon with connect-node's own handlers. */
   readonly peers: boolean;
@@ -37,7 +37,7 @@ const OPTIONS = {
   groups: { type: "string", default: "100000", help: "FIFO groups in the queue with many" },
   streams: { type: "string", default: "500", help: "idle streams" },
   "no-peers": { type: "boolean", default: false, help: "leave out the peers, and connect-node's handlers" },
-  profile: { type: "string", help: "directory for a profile of each Carillon's processor time" },
+  profile: { type: "string", help: "directory for profiles: processor time and statements" },
   output: { type: "string", default: "bench/results/latest", help: "directory for the results, or none" },
   help: { type: "boolean", default: false, help: "print this" },
 } as const;
