@@ -9,8 +9,9 @@ import {
   QueueType,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { formatId } from "../domain/ids.ts";
-import type { MessageRow, QueueStatsRow } from "../store/messages.ts";
+import type { MessageRow } from "../store/messages.ts";
 import type { NamedSubscriptionRow } from "../store/push-subscriptions.ts";
+import type { QueueStatsRow } from "../store/queue-stats.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { toFlow } from "./flow-limits.ts";
 

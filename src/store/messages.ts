@@ -1,6 +1,6 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
-import { lineStats, purgeLine } from "./line.ts";
+import { purgeLine } from "./line.ts";
 
 /** A message to store. */
 export interface NewMessage {
@@ -148,54 +148,4 @@ export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
     if (last === null) return purged;
     after = last;
   }
-}
-
-/** What a queue holds. */
-export interface QueueStatsRow {
-  readonly available: number;
-  readonly delayed: number;
-  readonly in_flight: number;
-  readonly dead: number;
-  readonly oldest_age_seconds: number | null;
-  readonly published: number;
-  readonly acked: number;
-}
-
-/** Counts what a queue holds, and what went through it in the last 60 seconds. Reads what is outside the line row by row. */
-export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow> {
-  const line = await lineStats(db, queue);
-  const lane = sql`project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`;
-  const free = sql`(lease_expires_at is null or lease_expires_at <= carillon_now()) and not acked and expires_at > carillon_now()`;
-  const { rows } = await sql<QueueStatsRow>`
-    select held.*, acks.acked, held.published + acks.published as published,
-      (select count(*)::int from messages
-       where project_id = ${queue.project_id} and source_queue_id = ${queue.queue_id}) as dead
-    from (
-      select
-        count(*) filter (where ${free} and visible_at <= carillon_now())::int as available,
-        count(*) filter (where ${free} and visible_at > carillon_now())::int as delayed,
-        count(*) filter (where lease_expires_at > carillon_now() and not acked)::int as in_flight,
-        extract(epoch from carillon_now() - min(published_at)
-          filter (where ${free} and visible_at <= carillon_now()))::int as oldest_age_seconds,
-        count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
-      from messages where ${lane}
-    ) held, (
-      select count(*)::int as acked,
-             count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
-      from acked_messages where ${lane} and acked_at > carillon_now() - interval '60 seconds'
-    ) acks`.execute(db);
-  const stats = rows[0];
-  if (stats === undefined) throw new Error("an aggregate without a row");
-  return {
-    ...stats,
-    available: stats.available + line.available,
-    in_flight: stats.in_flight + line.in_flight,
-    oldest_age_seconds: greatest(stats.oldest_age_seconds, line.oldest_age_seconds),
-    published: stats.published + line.published,
-    acked: stats.acked + line.acked,
-  };
-}
-
-function greatest(a: number | null, b: number | null): number | null {
-  return a === null ? b : b === null ? a : Math.max(a, b);
 }

@@ -4,6 +4,7 @@ import { pruneDeduplicationKeys } from "../store/deduplication.ts";
 import { pruneRateSlices } from "../store/groups.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
+import { pruneLaneCounts } from "../store/queue-stats.ts";
 import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
 import { applyRetention, pruneRuns } from "../store/runs-pruning.ts";
 
@@ -26,6 +27,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneAckedMessages,
     pruneIdempotencyKeys,
     pruneDeduplicationKeys,
+    pruneLaneCounts,
     pruneRateSlices,
     endOrphanedPushes,
     applyRetention,

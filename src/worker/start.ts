@@ -3,6 +3,7 @@ import type { Wakeups } from "../db/wakeups.ts";
 import type { Egress } from "../webhook/post.ts";
 import { createDispatcher } from "./dispatcher.ts";
 import { groupKeeperTick } from "./group-keeper.ts";
+import { historianTick } from "./historian.ts";
 import { type LoopOptions, startLoop, type Tick } from "./loop.ts";
 import { messageReaperTick } from "./message-reaper.ts";
 import { prunerTick } from "./pruner.ts";
@@ -29,6 +30,7 @@ const DUE_POLL_MS = 1_000;
 const REAP_POLL_MS = 5_000;
 const GROUPS_POLL_MS = 5_000;
 const PRUNE_POLL_MS = 30_000;
+const HISTORY_POLL_MS = 5_000;
 
 /** Starts every worker of this node. */
 export function startWorkers({ db, wakeups, egress, concurrency, graceMs, onFault }: WorkersOptions): Workers {
@@ -56,6 +58,11 @@ export function startWorkers({ db, wakeups, egress, concurrency, graceMs, onFaul
       "group keeper",
       counted((signal) => groupKeeperTick(db, signal)),
       { idleMs: GROUPS_POLL_MS },
+    ),
+    start(
+      "historian",
+      counted((signal) => historianTick(db, signal)),
+      { idleMs: HISTORY_POLL_MS },
     ),
     start(
       "pruner",

@@ -5,9 +5,10 @@ import { dueCronJobs } from "../../src/store/cron-jobs-firing.ts";
 import { buryMessages, listDeadLetters, redriveDeadLetters } from "../../src/store/dead-letters.ts";
 import { claimKey } from "../../src/store/idempotency.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases } from "../../src/store/leases.ts";
-import { publishMessages, purgeQueue, queueStats, removeAcked } from "../../src/store/messages.ts";
+import { publishMessages, purgeQueue, removeAcked } from "../../src/store/messages.ts";
 import { pushableQueues } from "../../src/store/push-subscriptions.ts";
 import { finishPush, startPush } from "../../src/store/pushes.ts";
+import { foldLaneChanges, queueStats } from "../../src/store/queue-stats.ts";
 import { pruneMessages } from "../../src/store/retention.ts";
 import { dueRuns, lapsedRuns } from "../../src/store/runs-leasing.ts";
 import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";
@@ -58,6 +59,7 @@ const queries: Record<string, (db: Db) => Promise<unknown>> = {
   "messages.remove-acked": (db) => removeAcked(db, queue, [ID]),
   "messages.purge": (db) => purgeQueue(db, queue),
   "messages.stats": (db) => queueStats(db, queue),
+  "messages.fold-changes": (db) => foldLaneChanges(db),
   "leases.lease": (db) => leaseMessages(db, queue, lease),
   "leases.lease-fifo": (db) => leaseMessages(db, fifo, lease),
   "leases.expire": (db) => expireLeases(db, queue),

@@ -3,8 +3,9 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import type { Db, QueueRow } from "../../src/db/schema.ts";
 import { countDeadLetters, listDeadLetters, redriveDeadLetters } from "../../src/store/dead-letters.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases, repeatLeases } from "../../src/store/leases.ts";
-import { type MessageRow, purgeQueue, queueStats } from "../../src/store/messages.ts";
+import { type MessageRow, purgeQueue } from "../../src/store/messages.ts";
 import { putPushSubscription } from "../../src/store/push-subscriptions.ts";
+import { queueStats } from "../../src/store/queue-stats.ts";
 import { closesDeadLetterCycle, deleteQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes, pruneMessages } from "../../src/store/retention.ts";
 import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";

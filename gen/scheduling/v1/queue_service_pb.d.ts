@@ -1124,7 +1124,9 @@ export declare type QueueStats = Message<"scheduling.v1.QueueStats"> & {
   dlq: number;
 
   /**
-   * Age of the oldest available message in seconds, since its publishing. Absent when none is available.
+   * Age of the oldest available message in seconds, since its publishing. Absent when none is available. Where more than
+   * a thousand wait that were delayed, given back, or published to a queue with order, priority, limits or
+   * deduplication, it is the oldest of the first thousand.
    *
    * @generated from field: optional int32 oldest_age_seconds = 6;
    */
@@ -3170,7 +3172,7 @@ export declare const QueueService: GenService<{
     output: typeof PurgeQueueResponseSchema;
   },
   /**
-   * GetQueueStats counts what a queue holds.
+   * GetQueueStats counts what a queue holds. Exact, and as fast for ten million messages as for ten.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
    *

@@ -6,6 +6,7 @@ import { up as groupsHandOut } from "./0004-groups-hand-out.ts";
 import { up as groupsUpkeep } from "./0004-groups-upkeep.ts";
 import { up as publishing } from "./0005-publishing.ts";
 import { up as publishingFunctions } from "./0005-publishing-functions.ts";
+import { up as queueHistory } from "./0005-queue-history.ts";
 
 /** Every migration by name, in order. A static list, so that bundling cannot lose one. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -16,4 +17,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   "0004-groups-upkeep": { up: groupsUpkeep },
   "0005-publishing": { up: publishing },
   "0005-publishing-functions": { up: publishingFunctions },
+  "0005-queue-history": { up: queueHistory },
 };

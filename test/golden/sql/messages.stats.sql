@@ -1,7 +1,10 @@
 with lane as (select $1::bigint as lane_id, carillon_line_cursor($2) as cursor),
 minute as (
   select c.* from lane, line_claims c
-  where c.lane_id = lane.lane_id and c.claimed_at > carillon_now() - interval '60 seconds' and not c.purged
+  where c.lane_id = lane.lane_id and not c.purged and c.hi > coalesce((
+    select o.hi from line_claims o
+    where o.lane_id = lane.lane_id and o.claimed_at <= carillon_now() - interval '60 seconds'
+    order by o.hi desc limit 1), 0)
 ),
 waiting as (
   select coalesce((select m.seq from line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
