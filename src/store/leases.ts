@@ -69,8 +69,10 @@ async function leaseInTurn(trx: Db, queue: QueueRow, request: LeaseMessages): Pr
   if (ids.length === 0) return [];
   const { rows } = await sql<MessageRow>`
     select ${MESSAGE_COLUMNS} from unnest(${ids}::uuid[]) with ordinality as leased (message_id, place)
-    join messages m on ${lane(queue)} and m.message_id = leased.message_id
-    join message_bodies b on b.project_id = m.project_id and b.queue_id = m.queue_id and b.message_id = m.message_id
+    cross join lateral (select m.* from messages m where ${lane(queue)} and m.message_id = leased.message_id limit 1) m
+    cross join lateral (
+      select b.* from message_bodies b
+      where b.project_id = m.project_id and b.queue_id = m.queue_id and b.message_id = m.message_id limit 1) b
     order by leased.place`.execute(trx);
   return rows;
 }

@@ -53,16 +53,18 @@ const STATEMENTS = [
      return greatest(room, 0);
    end $$`,
 
-  // Leases those of the messages that are still free, and returns them and their groups in the order given.
+  // Leases those of the messages that are still free (each is looked up by its key first: the planner would look through
+  // all free ones of the queue), and returns them and their groups in the order given.
   `create function carillon_lease(q queues, p_ids uuid[], p_seconds int, p_request text, p_clock timestamptz,
                                   out ids uuid[], out groups text[]) language plpgsql as $$
    begin
      perform set_config('carillon.handing_out', 'on', true);
      with free as materialized (
-       select l.place, l.at from unnest(p_ids) with ordinality as u (message_id, place)
+       select u.place, l.at from unnest(p_ids) with ordinality as u (message_id, place)
        cross join lateral (
-         select u.place, m.ctid as at from messages m
-         where ${IN_LANE} and m.message_id = u.message_id and ${AVAILABLE} for update skip locked) l
+         select m.ctid as at, m.lease_expires_at, m.visible_at, m.expires_at from messages m
+         where ${IN_LANE} and m.message_id = u.message_id limit 1 for update skip locked) l
+       where l.lease_expires_at is null and l.visible_at <= p_clock and l.expires_at > p_clock
      ),
      leased as (
        update messages m
@@ -102,13 +104,14 @@ const STATEMENTS = [
        from message_groups g where g.project_id = q.project_id and g.queue_id = q.queue_id and g.ready
        order by g.in_flight, g.turn limit p_room
      ),
-     level as (
+     level as materialized (
        select ceil(min((p_room + l.upto)::numeric / l.place)) as level
        from (select t.place, sum(t.in_flight) over (order by t.place) as upto from tried t) l
      ),
      quotas as materialized (
        select t.*, least(case when q.type = 'fifo' then 1 else level.level - t.in_flight end,
-                         carillon_group_room(q, t.group_id, t.in_flight, p_clock))::int as quota
+                         case when q.group_max_in_flight > 0 or q.group_rate_limit > 0
+                           then carillon_group_room(q, t.group_id, t.in_flight, p_clock) end)::int as quota
        from tried t, level where q.type = 'fifo' or level.level > t.in_flight
      ),
      heads as (
