@@ -4,10 +4,12 @@ import {
   PublishResponseSchema,
   type QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
+import type { Db } from "../db/schema.ts";
 import { queueTopic } from "../db/wakeups.ts";
 import { formatId } from "../domain/ids.ts";
-import { isPlain } from "../store/line.ts";
-import { type NewMessage, publishMessages } from "../store/messages.ts";
+import { isPlain, publishInLine } from "../store/line.ts";
+import { type NewMessage, type PublishedMessage, publishMessages } from "../store/messages.ts";
+import type { NamedQueueRow } from "../store/queues.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { ensureQueue } from "./find-queue.ts";
 import { idempotencyKey, once } from "./once.ts";
@@ -23,7 +25,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        return toPublishResponse(await publishMessages(trx, queue, messages));
+        return toPublishResponse(await storeMessages(trx, queue, messages));
       });
       wake(app, ctx, req.queue, true);
       return answer;
@@ -36,7 +38,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        return toPublishBatchResponse(await publishMessages(trx, queue, messages));
+        return toPublishBatchResponse(await storeMessages(trx, queue, messages));
       });
       wake(app, ctx, req.queue, true);
       return answer;
@@ -62,6 +64,19 @@ async function publishTogether(
   warnOfPriority(ctx, { name: req.queue, enable_priority: false }, messages);
   wake(app, ctx, req.queue, placed.subscribed);
   return placed.ids;
+}
+
+/** Stores messages in the transaction: in the line where they may stand there, else singly. */
+async function storeMessages(
+  trx: Db,
+  queue: NamedQueueRow,
+  messages: readonly NewMessage[],
+): Promise<PublishedMessage[]> {
+  if (messages.length > 0 && messages.every(isPlain)) {
+    const placed = await publishInLine(trx, queue.project_id, queue.name, messages);
+    if (placed !== undefined) return placed.ids.map((message_id) => ({ message_id, deduplicated: false }));
+  }
+  return publishMessages(trx, queue, messages);
 }
 
 function wake(app: AppContext, ctx: HandlerContext, queueName: string, subscribed: boolean): void {
