@@ -82,8 +82,12 @@ async function leaseOthers(
       await expireLeases(trx, queue);
     }
     const rows: MessageRow[][] = [];
+    let more = true;
     for (const { limit, visibilitySeconds = queue.visibility_timeout_seconds, requestId = "" } of requests) {
-      rows.push(limit > 0 ? await leaseMessages(trx, queue, { limit, visibilitySeconds, requestId }) : []);
+      const some = more && limit > 0 ? await leaseMessages(trx, queue, { limit, visibilitySeconds, requestId }) : [];
+      // Nothing is left for those who come after one who got less than they asked for.
+      if (some.length < limit) more = false;
+      rows.push(some);
     }
     return rows;
   });
