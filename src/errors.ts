@@ -104,6 +104,13 @@ export const REFUSALS = {
     message: "dead letters of {queue} would come back to it by way of {dead_letter_queue}",
   },
   DEAD_LETTER_NOT_FOUND: { code: "not_found", message: "{message_id} is not a dead letter of queue {queue}" },
+  DEAD_LETTER_LEASED: {
+    code: "failed_precondition",
+    message: "{message_id} is handed out to a consumer of its dead letter queue",
+    rest: { status: 409 },
+  },
+  REDRIVE_NOT_FOUND: { code: "not_found", message: "there is no redrive {redrive_id}" },
+  REDRIVE_RUNNING: { code: "already_exists", message: "redrive {redrive_id} of queue {queue} is still running" },
   SUBSCRIPTION_NOT_FOUND: { code: "not_found", message: "there is no push subscription {subscription_id}" },
   SUBSCRIPTION_EXISTS: { code: "already_exists", message: "another subscription of the queue has this url" },
 

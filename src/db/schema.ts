@@ -17,6 +17,7 @@ export interface Database {
   group_changes: GroupChangesTable;
   rate_slices: RateSlicesTable;
   dropped_lanes: DroppedLanesTable;
+  redrives: RedrivesTable;
   push_subscriptions: PushSubscriptionsTable;
   cron_jobs: CronJobsTable;
   tasks: TasksTable;
@@ -141,6 +142,24 @@ interface MessageBodiesTable {
   payload: Buffer;
   content_type: string;
   headers: Headers;
+  /** Every death that it has died, oldest first, as far as they are kept. Null: none. */
+  deaths: ColumnType<DeathRecord[] | null, string | null, string | null>;
+}
+
+/** One death of a message, as it was recorded. */
+export interface DeathRecord {
+  /** Name that the queue had in which it died. */
+  readonly queue: string;
+  readonly reason: string;
+  readonly error: string | null;
+  /** RFC 3339. */
+  readonly died_at: string;
+  /** Hand-outs over its whole life by then. */
+  readonly attempts: number;
+  /** In that queue since it came there, the last one included. */
+  readonly failures: number;
+  readonly returns: number;
+  readonly expiries: number;
 }
 
 /** One row: what carillon_publish holds messages to. */
@@ -196,6 +215,38 @@ interface DroppedLanesTable {
   dropped_at: Generated<Date>;
   /** The queue's line. Null for a graveyard, which has none. */
   lane_id?: string | null;
+}
+
+export type RedriveState = "running" | "succeeded" | "canceled" | "failed";
+
+interface RedrivesTable {
+  project_id: string;
+  redrive_id: Generated<string>;
+  /** The queue that the dead letters died in. */
+  queue_id: string;
+  queue_name: string;
+  to_queue_id: string;
+  to_queue_name: string;
+  /** A DeadLetterFilter of the store. */
+  filter: ColumnType<unknown, string, never>;
+  messages_per_second: number | null;
+  /** Dead letters with a seq above it died after the start. */
+  cut_seq: string;
+  state: Generated<RedriveState>;
+  /** Dead letters found at the start. */
+  matched: number;
+  moved: Generated<number>;
+  /** Where the walk through the dead letters has come to. Both null: nowhere yet. */
+  walked_at: Date | null;
+  walked_seq: string | null;
+  /** Walks that came to the end. */
+  walks: Generated<number>;
+  /** Dead letters that this walk found and could not have, because somebody else was at them. */
+  missed: Generated<number>;
+  next_step_at: Generated<Date>;
+  error: string | null;
+  started_at: Stamp;
+  finished_at: Date | null;
 }
 
 export type PushMode = "compete" | "fanout";
@@ -324,6 +375,7 @@ interface RunAttemptsTable {
 export type ProjectRow = Selectable<ProjectsTable>;
 export type QueueRow = Selectable<QueuesTable>;
 export type PushSubscriptionRow = Selectable<PushSubscriptionsTable>;
+export type RedriveRow = Selectable<RedrivesTable>;
 export type CronJobRow = Selectable<CronJobsTable>;
 export type TaskRow = Selectable<TasksTable>;
 export type RunRow = Selectable<RunsTable>;

@@ -3,9 +3,9 @@ import pg from "pg";
 
 /**
  * Hints that something may be due. `queue:<project>/<name>` has messages or room; messages of `settled:<project>/<name>`
- * were settled; `runs` has a due run; `crons` has a new schedule.
+ * were settled; `runs` has a due run; `crons` has a new schedule; `redrives` has one that was started.
  */
-export type Topic = `queue:${string}` | `settled:${string}` | "runs" | "crons" | "pushes";
+export type Topic = `queue:${string}` | `settled:${string}` | "runs" | "crons" | "pushes" | "redrives";
 
 /** The topic of a queue. Named rather than numbered, so that a caller can wake it without reading it. */
 export function queueTopic(projectId: string, name: string): Topic {

@@ -1,5 +1,5 @@
 /** Kinds of public id: a prefix, an underscore, and 26 characters of Crockford's base 32. */
-export type IdPrefix = "cron" | "run" | "task" | "msg" | "sub" | "key";
+export type IdPrefix = "cron" | "run" | "task" | "msg" | "sub" | "key" | "rdr";
 
 const ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const CODES = Buffer.from(ALPHABET, "latin1");

@@ -1,71 +1,120 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import {
+  PurgeDeadLettersResponseSchema,
+  type UpdateDeadLetterRequest,
+  UpdateDeadLetterRequestSchema,
+} from "../../gen/scheduling/v1/dead_letter_pb.js";
+import {
   DeadLetterScope,
   type QueueService,
-  RedriveDeadLettersResponseSchema,
+  UpdateDeadLetterResponseSchema,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import type { Db } from "../db/schema.ts";
-import { queueTopic } from "../db/wakeups.ts";
 import { formatCursor, invalidCursor, parseCursor } from "../domain/cursor.ts";
-import { formatId, parseId } from "../domain/ids.ts";
+import { parseId } from "../domain/ids.ts";
 import { Refusal } from "../errors.ts";
+import { countDeadLetters, drawCut, purgeDeadLetters } from "../store/dead-letter-moves.ts";
 import {
-  countDeadLetters,
-  type DeadLetterPosition,
+  type DeadLetterChanges,
+  type DeadLetterRow,
+  type DeathPosition,
+  findDeadLetter,
   hasDeadLetters,
   listDeadLetters,
-  redriveDeadLetters,
+  lockDeadLetter,
+  updateDeadLetter,
 } from "../store/dead-letters.ts";
-import type { MessageRow } from "../store/messages.ts";
 import { isDeadLetterQueue, type NamedQueueRow } from "../store/queues.ts";
-import { type AppContext, projectOf } from "./context.ts";
+import { checkHeaders } from "../webhook/headers.ts";
+import type { AppContext } from "./context.ts";
+import { toDeadLetter } from "./convert-dead-letter.ts";
 import { toMessage } from "./convert-queue.ts";
+import { filterTag, toFilter } from "./dead-letter-filter.ts";
 import { requireQueue } from "./find-queue.ts";
-import { instantOf } from "./instant.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
+import { checkPayload, JSON_TYPE } from "./payload.ts";
+import { writtenFields } from "./update-mask.ts";
 
-/** Dead letters put back by one call where it does not say. */
-const REDRIVE_LIMIT = 1_000;
+type DeadLetterHandlers = Pick<
+  ServiceImpl<typeof QueueService>,
+  "listDeadLetters" | "getDeadLetter" | "updateDeadLetter" | "purgeDeadLetters"
+>;
 
-type DeadLetterHandlers = Pick<ServiceImpl<typeof QueueService>, "listDeadLetters" | "redriveDeadLetters">;
-
-/** The calls on dead letters. */
+/** The calls on dead letters where they lie. */
 export function deadLetterHandlers(app: AppContext): DeadLetterHandlers {
   return {
     async listDeadLetters(req, ctx) {
       const limit = req.limit ?? PAGE_LIMIT;
+      const filter = toFilter("", req);
       const queue = await requireQueue(app.db, ctx, req.queue);
       const scope = await scopeOf(app.db, queue, req.scope);
-      const list = `${queue.queue_id} ${scope}`;
-      const rows = await listDeadLetters(app.db, queue, scope, position(list, req.cursor), limit + 1);
-      const last = rows.length > limit ? rows[limit - 1] : undefined;
+      const list = `${queue.queue_id} ${scope} ${filterTag(filter)}`;
+      const page = await listDeadLetters(app.db, queue, scope, filter, position(list, req.cursor), limit);
       return {
-        items: rows.slice(0, limit).map(toMessage),
-        ...(last === undefined ? {} : { nextCursor: cursorAfter(list, last) }),
+        items: page.rows.map(toMessage),
+        ...(page.next === undefined ? {} : { nextCursor: cursorAfter(list, page.next) }),
       };
     },
 
-    async redriveDeadLetters(req, ctx) {
-      if (req.messageId !== "" && req.since !== undefined) {
-        throw Refusal.field("since", "cannot come together with message_id");
-      }
-      const answer = await once(app, ctx, RedriveDeadLettersResponseSchema, req, req.queue, async (trx) => {
-        const queue = await requireQueue(trx, ctx, req.queue);
-        const messageId = req.messageId === "" ? undefined : parseId("msg", req.messageId);
-        const known = req.messageId === "" || messageId !== undefined;
-        const choice = { messageId, since: req.since && instantOf("since", req.since) };
-        const redriven = known ? await redriveDeadLetters(trx, queue, choice, req.maxMessages ?? REDRIVE_LIMIT) : 0;
-        if (redriven === 0 && req.messageId !== "") {
-          throw new Refusal("DEAD_LETTER_NOT_FOUND", { queue: req.queue, message_id: req.messageId });
-        }
-        const remaining = await countDeadLetters(trx, queue, choice);
-        return { queue: req.queue, redriven, ...(remaining > 0 && { remaining }) };
-      });
-      app.wakeups.wake(queueTopic(projectOf(ctx), req.queue));
-      app.wakeups.wake("pushes");
-      return answer;
+    async getDeadLetter(req, ctx) {
+      const queue = await requireQueue(app.db, ctx, req.queue);
+      return { deadLetter: toDeadLetter(await requireDeadLetter(findDeadLetter, app.db, queue, req.messageId)) };
     },
+
+    updateDeadLetter: (req, ctx) =>
+      once(app, ctx, UpdateDeadLetterResponseSchema, req, `${req.queue}/${req.messageId}`, async (trx) => {
+        const queue = await requireQueue(trx, ctx, req.queue);
+        const row = await requireDeadLetter(lockDeadLetter, trx, queue, req.messageId);
+        if (row.leased) {
+          throw new Refusal("DEAD_LETTER_LEASED", { queue: req.queue, message_id: req.messageId });
+        }
+        await updateDeadLetter(trx, row, changesOf(app, req, row));
+        return { deadLetter: toDeadLetter(await requireDeadLetter(findDeadLetter, trx, queue, req.messageId)) };
+      }),
+
+    purgeDeadLetters(req, ctx) {
+      const filter = toFilter("filter.", req.filter);
+      return once(app, ctx, PurgeDeadLettersResponseSchema, req, req.queue, async (trx) => {
+        const cut = await drawCut(trx);
+        const queue = await requireQueue(trx, ctx, req.queue);
+        if (req.dryRun) {
+          const purged = await countDeadLetters(trx, queue, filter, { leased: true, cut });
+          return { queue: req.queue, purged, dryRun: true };
+        }
+        return { queue: req.queue, purged: await purgeDeadLetters(trx, queue, filter, cut) };
+      });
+    },
+  };
+}
+
+async function requireDeadLetter(
+  find: typeof findDeadLetter,
+  db: Db,
+  queue: NamedQueueRow,
+  messageId: string,
+): Promise<DeadLetterRow> {
+  const id = parseId("msg", messageId);
+  const row = id === undefined ? undefined : await find(db, queue, id);
+  if (row === undefined) throw new Refusal("DEAD_LETTER_NOT_FOUND", { queue: queue.name, message_id: messageId });
+  return row;
+}
+
+/** @throws Refusal FIELD_INVALID, PAYLOAD_TOO_LARGE */
+function changesOf(app: AppContext, req: UpdateDeadLetterRequest, row: DeadLetterRow): DeadLetterChanges {
+  const written = writtenFields(UpdateDeadLetterRequestSchema, req);
+  if (written.has("payload") && req.payload === undefined) throw Refusal.field("payload", "cannot be cleared");
+  const contentType = written.has("content_type") ? req.contentType || JSON_TYPE : row.content_type;
+  if (written.has("payload") || written.has("content_type")) {
+    // Each may be at odds with the one that stays.
+    checkPayload(app.limits, "payload", req.payload ?? row.payload, contentType);
+  }
+  return {
+    ...(written.has("payload") && req.payload !== undefined && { payload: req.payload }),
+    ...(written.has("content_type") && { contentType }),
+    ...(written.has("headers") && { headers: checkHeaders("headers", req.headers) }),
+    ...(written.has("priority") && { priority: req.priority ?? 0 }),
+    ...(written.has("group_id") && { groupId: req.groupId ?? "" }),
   };
 }
 
@@ -75,18 +124,15 @@ async function scopeOf(db: Db, queue: NamedQueueRow, scope: DeadLetterScope): Pr
   return (await isDeadLetterQueue(db, queue)) ? "self" : "source";
 }
 
-function position(list: string, cursor: string): DeadLetterPosition | undefined {
+function position(list: string, cursor: string): DeathPosition | undefined {
   const given = parseCursor("dead letters", list, cursor);
   if (given === undefined) return undefined;
-  const deadLetteredAt = new Date(given[0] ?? "");
-  const messageId = parseId("msg", given[1] ?? "");
-  if (Number.isNaN(deadLetteredAt.getTime()) || messageId === undefined) throw invalidCursor();
-  return { deadLetteredAt, messageId };
+  const [at = "", seq = ""] = given;
+  const deadLetteredAt = new Date(at);
+  if (Number.isNaN(deadLetteredAt.getTime()) || !/^\d{1,18}$/.test(seq)) throw invalidCursor();
+  return { deadLetteredAt, seq };
 }
 
-function cursorAfter(list: string, row: MessageRow): string {
-  return formatCursor("dead letters", list, [
-    row.dead_lettered_at?.toISOString() ?? "",
-    formatId("msg", row.message_id),
-  ]);
+function cursorAfter(list: string, { deadLetteredAt, seq }: DeathPosition): string {
+  return formatCursor("dead letters", list, [deadLetteredAt.toISOString(), seq]);
 }

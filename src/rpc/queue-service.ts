@@ -9,6 +9,7 @@ import { groupHandlers } from "./group-handlers.ts";
 import { publishHandlers } from "./publish-handlers.ts";
 import { pushHandlers } from "./push-handlers.ts";
 import { queueHandlers } from "./queue-handlers.ts";
+import { redriveHandlers } from "./redrive-handlers.ts";
 import { settleHandlers } from "./settle-handlers.ts";
 
 export function queueService(app: AppContext): ServiceImpl<typeof QueueService> {
@@ -21,6 +22,7 @@ export function queueService(app: AppContext): ServiceImpl<typeof QueueService> 
     ...settleHandlers(app),
     ...deadLetterHandlers(app),
     ...groupHandlers(app),
+    ...redriveHandlers(app),
     ...pushHandlers(app),
   };
 }

@@ -47,6 +47,17 @@ export async function lockQueue(trx: Db, projectId: string, name: string): Promi
   return selectQueues(trx, projectId).where("queues.name", "=", name).forUpdate("queues").executeTakeFirst();
 }
 
+/** The queue of that id, held against deletion until the transaction ends; undefined when there is none. */
+export async function holdQueue(trx: Db, projectId: string, queueId: string): Promise<QueueRow | undefined> {
+  return trx
+    .selectFrom("queues")
+    .selectAll()
+    .where("project_id", "=", projectId)
+    .where("queue_id", "=", queueId)
+    .forKeyShare()
+    .executeTakeFirst();
+}
+
 /** Up to `limit` queues by name, from the one after `after`. */
 export async function listQueues(db: Db, projectId: string, after: string, limit: number): Promise<NamedQueueRow[]> {
   return selectQueues(db, projectId)

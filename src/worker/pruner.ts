@@ -5,6 +5,7 @@ import { pruneRateSlices } from "../store/groups.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
 import { pruneLaneCounts } from "../store/queue-stats.ts";
+import { pruneRedrives } from "../store/redrives.ts";
 import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
 import { applyRetention, pruneRuns } from "../store/runs-pruning.ts";
 
@@ -29,6 +30,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneDeduplicationKeys,
     pruneLaneCounts,
     pruneRateSlices,
+    pruneRedrives,
     endOrphanedPushes,
     applyRetention,
     pruneRuns,

@@ -8,6 +8,7 @@ import { type LoopOptions, startLoop, type Tick } from "./loop.ts";
 import { messageReaperTick } from "./message-reaper.ts";
 import { prunerTick } from "./pruner.ts";
 import { Pusher } from "./pusher.ts";
+import { createRedriver } from "./redriver.ts";
 import { createRunReaper } from "./run-reaper.ts";
 import { createScheduler } from "./scheduler.ts";
 
@@ -28,6 +29,7 @@ export type Workers = AsyncDisposable;
 /** Polls, in milliseconds: the longest delay when no wake-up comes. */
 const DUE_POLL_MS = 1_000;
 const REAP_POLL_MS = 5_000;
+const REDRIVE_POLL_MS = 5_000;
 const GROUPS_POLL_MS = 5_000;
 const PRUNE_POLL_MS = 30_000;
 const HISTORY_POLL_MS = 5_000;
@@ -48,6 +50,7 @@ export function startWorkers({ db, wakeups, egress, concurrency, graceMs, onFaul
       counted((signal) => pusher.tick(signal)),
       { idleMs: DUE_POLL_MS, topic: "pushes" },
     ),
+    start("redriver", createRedriver({ db, wakeups }), { idleMs: REDRIVE_POLL_MS, topic: "redrives" }),
     start("run reaper", createRunReaper({ db, wakeups }), { idleMs: REAP_POLL_MS }),
     start(
       "message reaper",

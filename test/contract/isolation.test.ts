@@ -11,6 +11,7 @@ const ABSENT = {
   task_id: "task_00000000000000000000000000",
   message_id: "msg_00000000000000000000000000",
   subscription_id: "sub_00000000000000000000000000",
+  redrive_id: "rdr_00000000000000000000000000",
   queue: "absent",
 };
 
@@ -30,6 +31,8 @@ beforeAll(async () => {
     keyHash: hashApiKey(strangerKey),
   });
 
+  await carillon.rest("POST", "/queue/create", { queue: "mine" }, { authorization: `Bearer ${strangerKey}` });
+
   const url = "https://api.example.com/hook";
   const job = (await carillon.rest("POST", "/cron/create", { cron_expr: "0 0 1 1 *", url, max_runs: 1 })).body;
   const run = (await carillon.rest("POST", `/cron/pause/${job.cron_id}`)).body;
@@ -37,12 +40,14 @@ beforeAll(async () => {
   const task = (await carillon.rest("POST", "/task/schedule", { url, run_at: "2030-01-01T00:00:00Z" })).body;
   const message = (await carillon.rest("POST", "/queue/publish", { queue: "theirs", payload: 1 })).body;
   const subscription = (await carillon.rest("POST", "/queue/push_subscribe/pushed", { url })).body;
+  const redrive = (await carillon.rest("POST", "/queue/dlq/redrive_job/start/theirs")).body;
   foreign = {
     cron_id: job.cron_id,
     run_id: task.last_run.run_id,
     task_id: task.task_id,
     message_id: message.message_id,
     subscription_id: subscription.subscription_id,
+    redrive_id: redrive.redrive_id,
     queue: "theirs",
   };
 });
@@ -75,7 +80,15 @@ const calls: readonly (readonly [method: string, path: string, body?: object])[]
   ["POST", "/queue/nack", { queue: "{queue}", message_id: "{message_id}" }],
   ["POST", "/queue/extend", { queue: "{queue}", message_id: "{message_id}", visibility_timeout: 5 }],
   ["GET", "/queue/dlq/list/{queue}"],
+  ["GET", "/queue/dlq/get/{queue}/{message_id}"],
+  ["PATCH", "/queue/dlq/update/{queue}/{message_id}", { priority: 1 }],
+  ["POST", "/queue/dlq/purge/{queue}"],
   ["POST", "/queue/dlq/redrive/{queue}"],
+  ["POST", "/queue/dlq/redrive/mine", { to_queue: "{queue}" }],
+  ["POST", "/queue/dlq/redrive_job/start/{queue}"],
+  ["GET", "/queue/dlq/redrive_job/get/{redrive_id}"],
+  ["GET", "/queue/dlq/redrive_job/list/{queue}"],
+  ["POST", "/queue/dlq/redrive_job/cancel/{redrive_id}"],
   ["GET", "/queue/push_subscription/get/{subscription_id}"],
   ["GET", "/queue/push_subscription/list/{queue}"],
   ["PATCH", "/queue/push_subscription/update/{subscription_id}", { paused: true }],

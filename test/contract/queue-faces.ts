@@ -23,6 +23,14 @@ const PATHS = {
   nackBatch: ["POST", "/queue/nack_batch"],
   extendLeaseBatch: ["POST", "/queue/extend_batch"],
   listDeadLetters: ["GET", "/queue/dlq/list/{queue}"],
+  getDeadLetter: ["GET", "/queue/dlq/get/{queue}/{message_id}"],
+  updateDeadLetter: ["PATCH", "/queue/dlq/update/{queue}/{message_id}"],
+  purgeDeadLetters: ["POST", "/queue/dlq/purge/{queue}"],
+  redriveDeadLetters: ["POST", "/queue/dlq/redrive/{queue}"],
+  startRedrive: ["POST", "/queue/dlq/redrive_job/start/{queue}"],
+  getRedrive: ["GET", "/queue/dlq/redrive_job/get/{redrive_id}"],
+  listRedrives: ["GET", "/queue/dlq/redrive_job/list/{queue}"],
+  cancelRedrive: ["POST", "/queue/dlq/redrive_job/cancel/{redrive_id}"],
   getQueueStats: ["GET", "/queue/stats/{queue}"],
   pauseQueue: ["POST", "/queue/pause/{queue}"],
   resumeQueue: ["POST", "/queue/resume/{queue}"],
@@ -57,12 +65,19 @@ function restFace(carillon: () => TestCarillon): QueueFace {
     name: "REST",
     async call(method, request, headers) {
       const [verb, path] = PATHS[method];
-      const { queue, ...rest } = request as { queue: string };
-      const query = verb === "GET" ? `?${new URLSearchParams(rest as Record<string, string>)}` : "";
+      const rest = { ...request };
+      const filled = path.replace(/\{(\w+)\}/g, (_, name: string) => {
+        const value = rest[name];
+        delete rest[name];
+        return String(value);
+      });
+      const query = Object.entries(rest).flatMap(([name, value]) =>
+        [value].flat().map((one): [string, string] => [name, String(one)]),
+      );
       const answer = await carillon().rest(
         verb,
-        path.replace("{queue}", queue) + query,
-        verb === "GET" ? undefined : path.includes("{") ? rest : request,
+        verb === "GET" ? `${filled}?${new URLSearchParams(query)}` : filled,
+        verb === "GET" ? undefined : rest,
         headers,
       );
       if (answer.status === 200) return answer.body;
@@ -88,11 +103,17 @@ function grpcFace(carillon: () => TestCarillon): QueueFace {
       try {
         const { message } = await transport.unary(method, undefined, 20_000, sent, input);
         const answer: Json = toJson(method.output, message, { useProtoFieldName: true, alwaysEmitImplicit: true });
-        for (const item of [...(answer.messages ?? []), ...(answer.items ?? [])]) {
-          if (item.payload !== undefined) item.payload = JSON.parse(Buffer.from(item.payload, "base64").toString());
+        const messages = [answer.dead_letter?.message, ...(answer.messages ?? []), ...(answer.items ?? [])];
+        for (const message of messages) {
+          if (typeof message?.payload !== "string") continue;
+          message.payload = JSON.parse(Buffer.from(message.payload, "base64").toString());
+        }
+        for (const redrive of [answer.redrive, ...(answer.items ?? [])]) {
+          if (redrive?.state) redrive.state = redrive.state.replace("REDRIVE_STATE_", "").toLowerCase();
         }
         // What REST answers with, where it answers with one field.
-        return answer.stats ?? (typeof answer.queue === "object" ? answer.queue : answer);
+        const one = answer.stats ?? answer.dead_letter ?? answer.redrive;
+        return one ?? (typeof answer.queue === "object" ? answer.queue : answer);
       } catch (error) {
         if (!(error instanceof ConnectError) || error.code === Code.Internal) throw error;
         throw new QueueRefusal(error.findDetails(ErrorInfoSchema)[0]?.reason ?? "", error.message, []);

@@ -2,7 +2,13 @@ import { DummyDriver, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQue
 import { describe, expect, test } from "vitest";
 import type { Database, Db, QueueRow } from "../../src/db/schema.ts";
 import { dueCronJobs } from "../../src/store/cron-jobs-firing.ts";
-import { buryMessages, listDeadLetters, redriveDeadLetters } from "../../src/store/dead-letters.ts";
+import {
+  countDeadLetters,
+  findFreeDeadLetters,
+  moveDeadLetters,
+  purgeDeadLetters,
+} from "../../src/store/dead-letter-moves.ts";
+import { buryMessages, listDeadLetters } from "../../src/store/dead-letters.ts";
 import { claimKey } from "../../src/store/idempotency.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases } from "../../src/store/leases.ts";
 import { publishMessages, purgeQueue, removeAcked } from "../../src/store/messages.ts";
@@ -51,6 +57,8 @@ const fifo: QueueRow = { ...queue, type: "fifo", grouped: true };
 const lease = { limit: 10, visibilitySeconds: 30, requestId: "" };
 const message = { payload: Buffer.from("{}"), contentType: "", headers: {}, groupId: "", priority: 0, delaySeconds: 0 };
 const nack = { messageId: ID, receipt: ID, requeue: true, delaySeconds: 0, error: "" };
+const died = { deadLetteredAt: AT, seq: "1" };
+const filter = { reason: "rejected", groupId: "g", headerContains: "h", errorContains: "e" };
 const push = { run_id: ID, attempt: 1, fire_at: AT, lease_token: ID };
 
 const queries: Record<string, (db: Db) => Promise<unknown>> = {
@@ -69,8 +77,12 @@ const queries: Record<string, (db: Db) => Promise<unknown>> = {
   "settlements.nack": (db) => nackMessage(db, queue, nack),
   "settlements.extend": (db) => extendLease(db, queue, nack, 30),
   "dead-letters.bury": (db) => buryMessages(db, queue, [ID], { reason: "rejected", error: null }),
-  "dead-letters.list": (db) => listDeadLetters(db, queue, "source", { deadLetteredAt: AT, messageId: ID }, 50),
-  "dead-letters.redrive": (db) => redriveDeadLetters(db, queue, { since: AT }, 1_000),
+  "dead-letters.list": (db) => listDeadLetters(db, queue, "source", {}, died, 50),
+  "dead-letters.list-filtered": (db) => listDeadLetters(db, queue, "source", filter, undefined, 50),
+  "dead-letters.find": (db) => findFreeDeadLetters(db, queue, filter, { after: died, cut: "1", limit: 1_000 }),
+  "dead-letters.move": (db) => moveDeadLetters(db, queue, queue, { messageIds: [ID], seqs: ["1"] }),
+  "dead-letters.count": (db) => countDeadLetters(db, queue, { since: AT }),
+  "dead-letters.purge": (db) => purgeDeadLetters(db, queue, {}, "1"),
   "push-subscriptions.pushable": (db) => pushableQueues(db, 100),
   "pushes.start": (db) => startPush(db, queue, ID, ID, 40),
   "pushes.finish": (db) =>

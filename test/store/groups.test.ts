@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { Db, QueueRow } from "../../src/db/schema.ts";
-import { redriveDeadLetters } from "../../src/store/dead-letters.ts";
+import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { listBlockedGroups, queueBlock, refreshGroups } from "../../src/store/groups.ts";
 import { expireLeases, leaseMessages, leasesOf, releaseLeases } from "../../src/store/leases.ts";
 import { type MessageRow, publishMessages, purgeQueue } from "../../src/store/messages.ts";
@@ -111,7 +111,7 @@ describe("the rows of groups", () => {
       extend: () => settle((row) => inTransaction((trx) => extendLease(trx, queue, key(row), 60))),
       release: () => releaseLeases(t.db, queue, leasesOf(held.splice(0, 2))),
       wait: () => t.advanceClock(pick([1, 10, 40])),
-      redrive: () => inTransaction((trx) => redriveDeadLetters(trx, queue, {}, 2)),
+      redrive: () => inTransaction((trx) => redriveDeadLetters(trx, queue, queue, {}, 2)),
       age: async () => {
         if (below(10) > 0) return;
         await t.advanceClock(15 * 86_400);

@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { listDeadLetters } from "../../src/store/dead-letters.ts";
 import { handOut, newHandOutMemory } from "../../src/store/hand-outs.ts";
 import { expireLeases, leasesOf, liveLeases, releaseLeases } from "../../src/store/leases.ts";
 import { publishInLine } from "../../src/store/line.ts";
@@ -12,7 +11,7 @@ import { deleteQueue, type NamedQueueRow, updateQueue } from "../../src/store/qu
 import { pruneDroppedLanes, pruneLines } from "../../src/store/retention.ts";
 import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
-import { makeQueue, publish as publishSingly } from "../support/queues.ts";
+import { deadLetters, makeQueue, publish as publishSingly } from "../support/queues.ts";
 
 let t: TestDatabase;
 let queue: NamedQueueRow;
@@ -221,7 +220,7 @@ describe("a claim", () => {
       await expireClaims(trx, queue);
       await expireLeases(trx, queue);
     });
-    const dead = await listDeadLetters(t.db, queue, "source", undefined, 10);
+    const dead = await deadLetters(t.db, queue);
     expect(dead).toMatchObject([{ message_id: id, dead_reason: "max_retries" }]);
     expect(text(dead)).toEqual(["1"]);
   });
@@ -242,7 +241,7 @@ describe("a claim", () => {
     const [id] = await publish("1");
     const [row] = await consume(1);
     expect(await nack(row, { requeue: false })).toEqual({ nacked: true, requeued: false, reason: "rejected" });
-    expect(await listDeadLetters(t.db, queue, "source", undefined, 10)).toMatchObject([{ message_id: id }]);
+    expect(await deadLetters(t.db, queue)).toMatchObject([{ message_id: id }]);
     expect(await ack(row)).toEqual({ acked: false, reason: "dead_lettered" });
   });
 

@@ -2,7 +2,8 @@ import { randomUUID } from "node:crypto";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { Db, QueueRow } from "../../src/db/schema.ts";
-import { hasDeadLetters, listDeadLetters, redriveDeadLetters } from "../../src/store/dead-letters.ts";
+import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
+import { hasDeadLetters } from "../../src/store/dead-letters.ts";
 import { claimKey, type IdempotencyClaim, pruneIdempotencyKeys, storeReply } from "../../src/store/idempotency.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
 import type { MessageRow } from "../../src/store/messages.ts";
@@ -10,7 +11,7 @@ import { deleteQueue, lockQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes } from "../../src/store/retention.ts";
 import { nackMessage } from "../../src/store/settlements.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
-import { makeQueue, publish } from "../support/queues.ts";
+import { deadLetters, makeQueue, publish } from "../support/queues.ts";
 
 let t: TestDatabase;
 let project: string;
@@ -88,7 +89,7 @@ describe("a message that dies", () => {
     // The row of the queue is the one from before, as a pusher has it that waited for its receiver.
     await inTransaction((trx) => nackMessage(trx, queue, reject(message)));
     await pruneLanes();
-    expect(await listDeadLetters(t.db, queue, "source", undefined, 10)).toMatchObject([{ dead_reason: "rejected" }]);
+    expect(await deadLetters(t.db, queue)).toMatchObject([{ dead_reason: "rejected" }]);
   });
 
   test("holds up the deletion of the dead letter queue that takes it", async () => {
@@ -112,7 +113,7 @@ describe("a message that dies", () => {
     await publish(t.db, queue, ["urgent"], { priority: 9 });
     await inTransaction(async (trx) => nackMessage(trx, queue, reject((await lease(queue))[0])));
     await publish(t.db, queue, ["plain"]);
-    await inTransaction((trx) => redriveDeadLetters(trx, queue, {}, 10));
+    await inTransaction((trx) => redriveDeadLetters(trx, queue, queue, {}, 10));
     expect((await lease(queue))[0]?.payload.toString()).toBe("urgent");
   });
 });

@@ -1,12 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { Db, QueueRow } from "../../src/db/schema.ts";
-import { countDeadLetters, listDeadLetters, redriveDeadLetters } from "../../src/store/dead-letters.ts";
+import { countDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases, repeatLeases } from "../../src/store/leases.ts";
 import { type MessageRow, purgeQueue } from "../../src/store/messages.ts";
-import { putPushSubscription } from "../../src/store/push-subscriptions.ts";
 import { queueStats } from "../../src/store/queue-stats.ts";
-import { closesDeadLetterCycle, deleteQueue } from "../../src/store/queues.ts";
+import { deleteQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes, pruneMessages } from "../../src/store/retention.ts";
 import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
@@ -253,90 +252,6 @@ describe("the fence", () => {
     await releaseLeases(t.db, queue, leases);
     expect(await liveLeases(t.db, queue, leases)).toEqual(new Map());
     expect(await consumeOne(t.db, queue)).toMatchObject({ failure_count: 0 });
-  });
-});
-
-describe("dead letters", () => {
-  test("come after max_retries failures, nacks and lease expiries alike", async () => {
-    const queue = await makeQueue(t.db, project, { max_retries: 2 });
-    await publish(t.db, queue, ["x"]);
-    const outcomes = [];
-    for (let i = 0; i < 2; i++) {
-      const { message_id: messageId, lease_token: receipt } = await consumeOne(t.db, queue);
-      if (i === 0) await t.advanceClock(31);
-      else outcomes.push(await nackMessage(t.db, queue, { ...nack, messageId, receipt }));
-    }
-    const { message_id: messageId, lease_token: receipt } = await consumeOne(t.db, queue);
-    outcomes.push(await nackMessage(t.db, queue, { ...nack, messageId, receipt, error: "boom" }));
-    expect(outcomes).toEqual([
-      { nacked: true, requeued: true },
-      { nacked: true, requeued: false, reason: "max_retries" },
-    ]);
-    expect(await listDeadLetters(t.db, queue, "source", undefined, 10)).toMatchObject([
-      { message_id: messageId, dead_reason: "max_retries", error: "boom", source_queue: "orders", receive_count: 3 },
-    ]);
-  });
-
-  test("go to the named queue, where they can be consumed, and come back by redrive", async () => {
-    const failed = await makeQueue(t.db, project, { name: "failed" });
-    const queue = await makeQueue(t.db, project, { name: "work", dead_letter_queue_id: failed.queue_id });
-    await publish(t.db, queue, ["x", "y"]);
-    for (const row of await consume(t.db, queue, 2)) {
-      await nackMessage(t.db, queue, {
-        ...nack,
-        messageId: row.message_id,
-        receipt: row.lease_token ?? "",
-        requeue: false,
-      });
-    }
-    expect(await countDeadLetters(t.db, queue, {})).toBe(2);
-    expect(text(await listDeadLetters(t.db, failed, "self", undefined, 10)).sort()).toEqual(["x", "y"]);
-    const [held] = await consume(t.db, failed);
-    expect(await redriveDeadLetters(t.db, queue, {}, 10)).toBe(1);
-    expect(await countDeadLetters(t.db, queue, {})).toBe(0);
-    expect(await consume(t.db, queue, 10)).toMatchObject([{ failure_count: 0 }]);
-    expect(held).toBeDefined();
-  });
-
-  test("are redriven oldest first, by id and since an instant", async () => {
-    const queue = await makeQueue(t.db, project);
-    for (const payload of ["1", "2", "3"]) {
-      await publish(t.db, queue, [payload]);
-      const { message_id: messageId, lease_token: receipt } = await consumeOne(t.db, queue);
-      await nackMessage(t.db, queue, { ...nack, messageId, receipt, requeue: false });
-      await t.advanceClock(10);
-    }
-    const [third, , first] = await listDeadLetters(t.db, queue, "source", undefined, 10);
-    expect(await redriveDeadLetters(t.db, queue, { since: third?.dead_lettered_at ?? new Date(0) }, 10)).toBe(1);
-    expect(await redriveDeadLetters(t.db, queue, { messageId: first?.message_id }, 10)).toBe(1);
-    expect(await redriveDeadLetters(t.db, queue, {}, 10)).toBe(1);
-    expect(text(await consume(t.db, queue, 10))).toEqual(["3", "1", "2"]);
-  });
-
-  test("cannot be sent in a circle", async () => {
-    const a = await makeQueue(t.db, project, { name: "a" });
-    const b = await makeQueue(t.db, project, { name: "b", dead_letter_queue_id: a.queue_id });
-    const c = await makeQueue(t.db, project, { name: "c" });
-    await putPushSubscription(t.db, {
-      project_id: c.project_id,
-      queue_id: c.queue_id,
-      url: "https://api.example.com/",
-      mode: "compete",
-      secret: null,
-      previous_secret: null,
-      previous_valid_until: null,
-      max_retries: null,
-      visibility_timeout_seconds: null,
-      dead_letter_queue_id: b.queue_id,
-    });
-    await t.db.transaction().execute(async (trx) => {
-      const closes = (from: QueueRow, to: QueueRow) =>
-        closesDeadLetterCycle(trx, a.project_id, from.queue_id, to.queue_id);
-      expect(await closes(a, b)).toBe(true);
-      expect(await closes(b, a)).toBe(false);
-      expect(await closes(a, c), "by way of a subscription of c").toBe(true);
-      expect(await closes(c, c)).toBe(true);
-    });
   });
 });
 

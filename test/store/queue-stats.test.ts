@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { QueueRow } from "../../src/db/schema.ts";
-import { redriveDeadLetters } from "../../src/store/dead-letters.ts";
+import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { expireLeases, leaseMessages, leasesOf, releaseLeases } from "../../src/store/leases.ts";
 import { purgeQueue } from "../../src/store/messages.ts";
 import { foldLaneChanges, pruneLaneCounts, queueStats } from "../../src/store/queue-stats.ts";
@@ -73,7 +73,7 @@ describe("the statistics of a queue", () => {
       () => (roll(8) === 0 ? pruneMessages(t.db, 100) : undefined),
       () => foldLaneChanges(t.db),
       () => pruneLaneCounts(t.db, 100),
-      () => inTransaction.execute((trx) => redriveDeadLetters(trx, queue, {}, 2)),
+      () => inTransaction.execute((trx) => redriveDeadLetters(trx, queue, queue, {}, 2)),
       () => inTransaction.execute(async (trx) => (roll(5) === 0 ? purgeQueue(trx, queue) : 0)),
       ...["ack", "bare ack", "nack", "reject", "extend", "return", "release"].map((act) => async () => {
         const message = held.pop();

@@ -1,5 +1,6 @@
 import type { Db } from "../../src/db/schema.ts";
-import { type NewMessage, publishMessages } from "../../src/store/messages.ts";
+import { listDeadLetters } from "../../src/store/dead-letters.ts";
+import { type MessageRow, type NewMessage, publishMessages } from "../../src/store/messages.ts";
 import { ensureProject } from "../../src/store/projects.ts";
 import { createQueue, type NamedQueueRow, QUEUE_DEFAULTS, type QueueSettings } from "../../src/store/queues.ts";
 
@@ -37,4 +38,9 @@ export async function publish(
     ),
   );
   return published.map((message) => message.message_id);
+}
+
+/** The newest dead letters that died in the queue, newest first. */
+export async function deadLetters(db: Db, queue: NamedQueueRow): Promise<readonly MessageRow[]> {
+  return (await listDeadLetters(db, queue, "source", {}, undefined, 100)).rows;
 }

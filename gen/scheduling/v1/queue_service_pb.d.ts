@@ -5,6 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { CancelRedriveRequestSchema, CancelRedriveResponseSchema, DeadLetterFilter, Death, GetDeadLetterRequestSchema, GetRedriveRequestSchema, GetRedriveResponseSchema, ListRedrivesRequestSchema, ListRedrivesResponseSchema, PurgeDeadLettersRequestSchema, PurgeDeadLettersResponseSchema, StartRedriveRequestSchema, StartRedriveResponseSchema, UpdateDeadLetterRequestSchema } from "./dead_letter_pb.js";
 
 /**
  * Describes the file scheduling/v1/queue_service.proto.
@@ -279,7 +280,7 @@ export declare type QueueMessage = Message<"scheduling.v1.QueueMessage"> & {
   deadLetteredAt?: Timestamp | undefined;
 
   /**
-   * The queue that it was published to. Absent unless it is a dead letter.
+   * The queue that it died in. Absent unless it is a dead letter.
    *
    * @generated from field: optional string source_queue = 15;
    */
@@ -2335,6 +2336,55 @@ export declare type ListDeadLettersRequest = Message<"scheduling.v1.ListDeadLett
    * @generated from field: optional int32 limit = 4;
    */
   limit?: number | undefined;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: repeated string message_ids = 5;
+   */
+  messageIds: string[];
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: optional google.protobuf.Timestamp since = 7;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: optional google.protobuf.Timestamp until = 8;
+   */
+  until?: Timestamp | undefined;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: optional string group_id = 9;
+   */
+  groupId?: string | undefined;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: string header_contains = 10;
+   */
+  headerContains: string;
+
+  /**
+   * As in DeadLetterFilter.
+   *
+   * @generated from field: string error_contains = 11;
+   */
+  errorContains: string;
 };
 
 /**
@@ -2371,6 +2421,101 @@ export declare type ListDeadLettersResponse = Message<"scheduling.v1.ListDeadLet
 export declare const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse>;
 
 /**
+ * DeadLetter is a dead letter with what is known of its past.
+ *
+ * @generated from message scheduling.v1.DeadLetter
+ */
+export declare type DeadLetter = Message<"scheduling.v1.DeadLetter"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: scheduling.v1.QueueMessage message = 1;
+   */
+  message?: QueueMessage | undefined;
+
+  /**
+   * Deliveries that failed: over the deaths shown, and since the last one.
+   *
+   * @generated from field: int32 failures = 2;
+   */
+  failures: number;
+
+  /**
+   * Deliveries that were given back without a failure, counted alike.
+   *
+   * @generated from field: int32 returns = 3;
+   */
+  returns: number;
+
+  /**
+   * Those of the failures that were leases running out.
+   *
+   * @generated from field: int32 expiries = 4;
+   */
+  expiries: number;
+
+  /**
+   * Name of the queue in which it died first.
+   *
+   * @generated from field: string first_source_queue = 5;
+   */
+  firstSourceQueue: string;
+
+  /**
+   * Every time that it died, oldest first; of more than 50 times, the first and the last 49.
+   *
+   * @generated from field: repeated scheduling.v1.Death deaths = 6;
+   */
+  deaths: Death[];
+};
+
+/**
+ * Describes the message scheduling.v1.DeadLetter.
+ * Use `create(DeadLetterSchema)` to create a new message.
+ */
+export declare const DeadLetterSchema: GenMessage<DeadLetter>;
+
+/**
+ * GetDeadLetterResponse carries the dead letter.
+ *
+ * @generated from message scheduling.v1.GetDeadLetterResponse
+ */
+export declare type GetDeadLetterResponse = Message<"scheduling.v1.GetDeadLetterResponse"> & {
+  /**
+   * The dead letter.
+   *
+   * @generated from field: scheduling.v1.DeadLetter dead_letter = 1;
+   */
+  deadLetter?: DeadLetter | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.GetDeadLetterResponse.
+ * Use `create(GetDeadLetterResponseSchema)` to create a new message.
+ */
+export declare const GetDeadLetterResponseSchema: GenMessage<GetDeadLetterResponse>;
+
+/**
+ * UpdateDeadLetterResponse carries the dead letter as it is now.
+ *
+ * @generated from message scheduling.v1.UpdateDeadLetterResponse
+ */
+export declare type UpdateDeadLetterResponse = Message<"scheduling.v1.UpdateDeadLetterResponse"> & {
+  /**
+   * The dead letter.
+   *
+   * @generated from field: scheduling.v1.DeadLetter dead_letter = 1;
+   */
+  deadLetter?: DeadLetter | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.UpdateDeadLetterResponse.
+ * Use `create(UpdateDeadLetterResponseSchema)` to create a new message.
+ */
+export declare const UpdateDeadLetterResponseSchema: GenMessage<UpdateDeadLetterResponse>;
+
+/**
  * RedriveDeadLettersRequest says which dead letters to put back.
  *
  * @generated from message scheduling.v1.RedriveDeadLettersRequest
@@ -2384,14 +2529,14 @@ export declare type RedriveDeadLettersRequest = Message<"scheduling.v1.RedriveDe
   queue: string;
 
   /**
-   * Only this one. Not together with since.
+   * Only this one. Not together with since or filter.
    *
    * @generated from field: string message_id = 2;
    */
   messageId: string;
 
   /**
-   * Only those that died at this instant or later.
+   * Only those that died at this instant or later. Not together with since of filter.
    *
    * @generated from field: optional google.protobuf.Timestamp since = 3;
    */
@@ -2410,6 +2555,27 @@ export declare type RedriveDeadLettersRequest = Message<"scheduling.v1.RedriveDe
    * @generated from field: string idempotency_key = 5;
    */
   idempotencyKey: string;
+
+  /**
+   * Which of them. Default: all.
+   *
+   * @generated from field: scheduling.v1.DeadLetterFilter filter = 6;
+   */
+  filter?: DeadLetterFilter | undefined;
+
+  /**
+   * Queue of the same project that they go to; it must exist. Default: the queue itself.
+   *
+   * @generated from field: string to_queue = 7;
+   */
+  toQueue: string;
+
+  /**
+   * Only counts them, and moves none. Default false.
+   *
+   * @generated from field: bool dry_run = 8;
+   */
+  dryRun: boolean;
 };
 
 /**
@@ -2432,18 +2598,25 @@ export declare type RedriveDeadLettersResponse = Message<"scheduling.v1.RedriveD
   queue: string;
 
   /**
-   * Number of dead letters put back.
+   * Number of dead letters put back; with dry_run, that the call would have put back.
    *
    * @generated from field: int32 redriven = 2;
    */
   redriven: number;
 
   /**
-   * Number of dead letters that the same request would still find. Absent when there are none.
+   * Number of dead letters that the same request would still find after that. Absent when there are none.
    *
    * @generated from field: optional int32 remaining = 3;
    */
   remaining?: number | undefined;
+
+  /**
+   * True when nothing was moved because only the count was asked for. Absent otherwise.
+   *
+   * @generated from field: optional bool dry_run = 4;
+   */
+  dryRun?: boolean | undefined;
 };
 
 /**
@@ -3338,7 +3511,8 @@ export declare const QueueService: GenService<{
     output: typeof ExtendLeaseBatchResponseSchema;
   },
   /**
-   * ListDeadLetters lists a queue's dead letters, newest first.
+   * ListDeadLetters lists a queue's dead letters, newest first. A page reads through a bounded number of them: with a
+   * filter it may have fewer items than asked for, even none, and still a next_cursor.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
    *
@@ -3350,11 +3524,49 @@ export declare const QueueService: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * RedriveDeadLetters puts dead letters back into the queue that they came from, oldest first, with their failures
-   * forgotten.
+   * GetDeadLetter reads one dead letter with its payload, and tells of every time that it died.
    *
-   * Errors: NOT_FOUND / QUEUE_NOT_FOUND, or DEAD_LETTER_NOT_FOUND for a message_id that is not a dead letter of the
-   * queue; INVALID_ARGUMENT / FIELD_INVALID when message_id and since come together.
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND or DEAD_LETTER_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.GetDeadLetter
+   */
+  getDeadLetter: {
+    methodKind: "unary";
+    input: typeof GetDeadLetterRequestSchema;
+    output: typeof GetDeadLetterResponseSchema;
+  },
+  /**
+   * UpdateDeadLetter changes what is given of a dead letter and keeps the rest, so that it can be put back mended.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND or DEAD_LETTER_NOT_FOUND; FAILED_PRECONDITION / DEAD_LETTER_LEASED (REST: 409)
+   * while a consumer of the dead letter queue holds it; INVALID_ARGUMENT / PAYLOAD_TOO_LARGE (REST: 413).
+   *
+   * @generated from rpc scheduling.v1.QueueService.UpdateDeadLetter
+   */
+  updateDeadLetter: {
+    methodKind: "unary";
+    input: typeof UpdateDeadLetterRequestSchema;
+    output: typeof UpdateDeadLetterResponseSchema;
+  },
+  /**
+   * PurgeDeadLetters removes dead letters for good, those that a consumer of the dead letter queue holds included. Only
+   * those go that existed before the call.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.PurgeDeadLetters
+   */
+  purgeDeadLetters: {
+    methodKind: "unary";
+    input: typeof PurgeDeadLettersRequestSchema;
+    output: typeof PurgeDeadLettersResponseSchema;
+  },
+  /**
+   * RedriveDeadLetters puts dead letters back into the queue that they came from, oldest first, with their failures
+   * forgotten. Those that a consumer of the dead letter queue holds stay there. StartRedrive is for many.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND, also for to_queue, or DEAD_LETTER_NOT_FOUND for a message_id that is not a dead
+   * letter of the queue; INVALID_ARGUMENT / FIELD_INVALID when message_id and since or filter come together.
    *
    * @generated from rpc scheduling.v1.QueueService.RedriveDeadLetters
    */
@@ -3362,6 +3574,57 @@ export declare const QueueService: GenService<{
     methodKind: "unary";
     input: typeof RedriveDeadLettersRequestSchema;
     output: typeof RedriveDeadLettersResponseSchema;
+  },
+  /**
+   * StartRedrive starts to put a queue's dead letters back, oldest first, and answers at once. It goes on by itself, over
+   * the end of the node that it runs on, until it has come to the last of those that existed when it started; those that
+   * a consumer of the dead letter queue holds when it comes to them stay there.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND, also for to_queue; ALREADY_EXISTS / REDRIVE_RUNNING with the redrive_id of the
+   * queue's redrive that runs: a queue has one at a time.
+   *
+   * @generated from rpc scheduling.v1.QueueService.StartRedrive
+   */
+  startRedrive: {
+    methodKind: "unary";
+    input: typeof StartRedriveRequestSchema;
+    output: typeof StartRedriveResponseSchema;
+  },
+  /**
+   * GetRedrive reads how far a redrive has come. It is kept for 7 days after its end.
+   *
+   * Errors: NOT_FOUND / REDRIVE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.GetRedrive
+   */
+  getRedrive: {
+    methodKind: "unary";
+    input: typeof GetRedriveRequestSchema;
+    output: typeof GetRedriveResponseSchema;
+  },
+  /**
+   * ListRedrives lists a queue's redrives, newest first.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ListRedrives
+   */
+  listRedrives: {
+    methodKind: "unary";
+    input: typeof ListRedrivesRequestSchema;
+    output: typeof ListRedrivesResponseSchema;
+  },
+  /**
+   * CancelRedrive calls a redrive off: once it is answered, nothing more is moved. One that has ended stays as it is.
+   *
+   * Errors: NOT_FOUND / REDRIVE_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.CancelRedrive
+   */
+  cancelRedrive: {
+    methodKind: "unary";
+    input: typeof CancelRedriveRequestSchema;
+    output: typeof CancelRedriveResponseSchema;
   },
   /**
    * PushSubscribe has the queue's messages POSTed to a URL. Subscribing the same URL again updates the subscription and

@@ -108,9 +108,9 @@ const STATEMENTS = [
   `create index messages_group_idx on messages (project_id, queue_id, group_id, seq)`,
   `create index messages_leased_idx on messages (project_id, queue_id, lease_expires_at) where lease_expires_at is not null`,
   `create index messages_lease_request_idx on messages (project_id, queue_id, lease_request) where lease_request is not null`,
-  `create index messages_source_idx on messages (project_id, source_queue_id, dead_lettered_at, message_id) where source_queue_id is not null`,
+  `create index messages_source_idx on messages (project_id, source_queue_id, dead_lettered_at, seq) where source_queue_id is not null`,
   `create index messages_source_id_idx on messages (project_id, source_queue_id, message_id) where source_queue_id is not null`,
-  `create index messages_dead_idx on messages (project_id, queue_id, dead_lettered_at, message_id) where source_queue_id is not null`,
+  `create index messages_dead_idx on messages (project_id, queue_id, dead_lettered_at, seq) where source_queue_id is not null`,
   `create index messages_expiry_idx on messages (expires_at)`,
 
   `create table message_bodies (

@@ -3,9 +3,8 @@ select pg_advisory_xact_lock(hashtextextended($1, 0));
 with turn as (select nextval('lane_turns') * 100000 as seq),
 picked as materialized (
   select m.project_id, m.queue_id, m.message_id from messages m
-  where m.project_id = $1 and m.source_queue_id = $2 and not m.acked
-and (m.lease_expires_at is null or m.lease_expires_at <= carillon_now())
-and m.dead_lettered_at >= $3::timestamptz order by m.dead_lettered_at, m.seq limit $4 for update skip locked
+  where m.project_id = $1 and m.source_queue_id = $2 and not m.acked and m.message_id = any($3::uuid[])
+ and m.seq = any($4::bigint[]) and (m.lease_expires_at is null or m.lease_expires_at <= carillon_now()) for update skip locked
 ),
 risen as (
   delete from messages m using picked
@@ -20,14 +19,14 @@ bodies as (
 back as (
   insert into messages (project_id, queue_id, message_id, seq, group_id, rank, priority, visible_at, receive_count,
                         published_at, expires_at)
-  select project_id, source_queue_id, message_id, turn.seq + row_number() over (order by dead_lettered_at, risen.seq),
-         group_id, carillon_now() - make_interval(mins => priority * $5::int), priority, carillon_now(), receive_count, published_at,
-         carillon_now() + make_interval(days => $6)
+  select project_id, $5::uuid, message_id, turn.seq + row_number() over (order by dead_lettered_at, risen.seq),
+         group_id, carillon_now() - make_interval(mins => priority * $6::int), priority, carillon_now(), receive_count, published_at,
+         carillon_now() + make_interval(days => $7)
   from risen, turn
   returning message_id
 ),
 bodies_back as (
-  insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers)
-  select project_id, $7::uuid, message_id, payload, content_type, headers from bodies
+  insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers, deaths)
+  select project_id, $8::uuid, message_id, payload, content_type, headers, deaths from bodies
 )
 select count(*)::int as count from back;
