@@ -35,7 +35,11 @@ export class Carillon implements Contestant {
 
   static async open(node: CarillonNode, options: CarillonOptions = {}): Promise<Carillon> {
     const carillon = new Carillon(node, options);
-    await carillon.#createQueue();
+    const { type } = options;
+    await carillon.grpc.unary(QueueService.method.createQueue, {
+      queue: carillon.queue,
+      ...(type !== undefined && { type }),
+    });
     return carillon;
   }
 
@@ -54,18 +58,13 @@ export class Carillon implements Contestant {
     return consumeStream(this.grpc, this.queue, events);
   }
 
+  /** A purge and no new queue: what is left of a deleted queue would be removed during the turns of others. */
   async empty(): Promise<void> {
-    await this.grpc.unary(QueueService.method.deleteQueue, { queue: this.queue });
-    await this.#createQueue();
+    await this.grpc.unary(QueueService.method.purgeQueue, { queue: this.queue });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#publisher[Symbol.dispose]();
     this.grpc[Symbol.dispose]();
-  }
-
-  async #createQueue(): Promise<void> {
-    const { type } = this.#options;
-    await this.grpc.unary(QueueService.method.createQueue, { queue: this.queue, ...(type !== undefined && { type }) });
   }
 }
