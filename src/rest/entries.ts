@@ -56,7 +56,8 @@ function contentTypeOf(field: FieldPlan, entries: Entries): string {
 }
 
 function payloadBytes({ json }: RawPayload, contentType: string): Uint8Array | Wrong {
-  if (isJsonType(contentType)) return json;
+  // A copy does not keep the body that it was in.
+  if (isJsonType(contentType)) return new Uint8Array(json);
   const scanner = new JsonScanner(json, Number.POSITIVE_INFINITY);
   if (scanner.peek() === "string") {
     const bytes = bytesFromBase64(scanner.string());

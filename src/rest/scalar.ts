@@ -56,7 +56,7 @@ export function booleanFromText(text: string): boolean | Wrong {
 export function bytesFromBase64(text: string): Uint8Array | Wrong {
   const bare = text.replace(/={1,2}$/, "");
   if (bare.length % 4 === 1 || !/^[A-Za-z0-9+/_-]*$/.test(bare)) return new Wrong("must be a base64 string");
-  return Buffer.from(bare, "base64");
+  return new Uint8Array(Buffer.from(bare, "base64"));
 }
 
 /** A string that Unicode can write: no half of a surrogate pair alone. */

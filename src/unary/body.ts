@@ -62,6 +62,11 @@ export class WholeBody {
 /** Bytes before the data of an envelope: one of flags, four of length. */
 const HEAD_BYTES = 5;
 
+interface Envelope {
+  readonly flags: number;
+  readonly data: Uint8Array<ArrayBuffer>;
+}
+
 /** Reads a body that is one message in an envelope, as gRPC has it, as soon as the message is there. */
 export class EnvelopedBody {
   readonly #maxBytes: number;
@@ -85,30 +90,34 @@ export class EnvelopedBody {
    */
   push(chunk: Uint8Array): Promise<void> | undefined {
     this.#queue.push(chunk);
-    return this.#advance();
+    const envelopes = this.#split();
+    if (envelopes.some(({ flags }) => (flags & compressedFlag) === compressedFlag)) return this.#unpack(envelopes);
+    for (const { data } of envelopes) this.#accept(data);
+    return undefined;
   }
 
-  #advance(): Promise<void> | undefined {
+  /** The envelopes that are complete. A head above the limit counts before what is wrong with the data before it. */
+  #split(): Envelope[] {
+    const envelopes: Envelope[] = [];
     for (;;) {
       if (this.#head === undefined) {
-        if (this.#queue.length < HEAD_BYTES) return undefined;
+        if (this.#queue.length < HEAD_BYTES) return envelopes;
         const head = new DataView(this.#queue.take(HEAD_BYTES).buffer);
         this.#head = { flags: head.getUint8(0), length: head.getUint32(1) };
         if (this.#head.length > this.#maxBytes) throw tooLarge(this.#maxBytes, this.#head.length);
       }
       const { flags, length } = this.#head;
-      if (this.#queue.length < length) return undefined;
-      const data = this.#queue.take(length);
+      if (this.#queue.length < length) return envelopes;
+      envelopes.push({ flags, data: this.#queue.take(length) });
       this.#head = undefined;
-      if ((flags & compressedFlag) === compressedFlag) return this.#unpack(flags, data);
-      this.#accept(data);
     }
   }
 
-  async #unpack(flags: number, data: Uint8Array<ArrayBuffer>): Promise<void> {
-    const unpacked = await envelopeDecompress({ flags, data }, this.#compression, this.#maxBytes);
-    this.#accept(unpacked.data as Uint8Array<ArrayBuffer>);
-    return this.#advance();
+  async #unpack(envelopes: readonly Envelope[]): Promise<void> {
+    for (const envelope of envelopes) {
+      const { data } = await envelopeDecompress(envelope, this.#compression, this.#maxBytes);
+      this.#accept(data as Uint8Array<ArrayBuffer>);
+    }
   }
 
   #accept(data: Uint8Array<ArrayBuffer>): void {

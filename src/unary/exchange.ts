@@ -147,7 +147,8 @@ export class Http1Exchange extends Exchange {
 
   fail(): void {
     if (this.#response.headersSent) this.#response.destroy();
-    else this.#response.writeHead(500, this.#fields).end();
+    // Node remembers the length of a head that it could not write.
+    else this.#response.writeHead(500, { ...this.#fields, "content-length": "0" }).end();
   }
 }
 

@@ -96,7 +96,7 @@ async function startTwin(shortWay: boolean, options: TwinOptions): Promise<Twin>
       },
     });
   };
-  const restOptions = { ...connect, grpc: false, grpcWeb: false, readMaxBytes: 2 * READ_MAX };
+  const restOptions = { ...connect, connect: true, grpc: false, grpcWeb: false, readMaxBytes: 2 * READ_MAX };
   const restRouter = createConnectRouter(restOptions);
   routes(restRouter);
   const rest = createRestHandler({
@@ -270,9 +270,17 @@ export async function callHttp2(
   };
 }
 
-/** Sends the bytes over HTTP/1.1, the chunks one after the other, and reads answers until the server closes. */
-export async function callHttp1(twin: Twin, chunks: readonly (string | Uint8Array)[]): Promise<Seen[]> {
+/**
+ * Sends the bytes over HTTP/1.1, the chunks one after the other, and reads answers until the server closes. With
+ * `hangUpAt`, the client closes when that resolves.
+ */
+export async function callHttp1(
+  twin: Twin,
+  chunks: readonly (string | Uint8Array)[],
+  hangUpAt?: Promise<void>,
+): Promise<Seen[]> {
   using raw = await connectRaw(twin.port);
+  void hangUpAt?.then(() => raw.socket.destroy());
   raw.socket.setTimeout(10_000, () => raw.socket.destroy());
   for (const chunk of chunks) {
     if (raw.socket.destroyed) break;
@@ -318,7 +326,7 @@ function comparable(headers: Readonly<Record<string, unknown>>): Record<string, 
 }
 
 /** A request to Publish. */
-export function publishRequest(init: MessageInitShape<typeof PublishRequestSchema> = {}): PublishRequest {
+function publishRequest(init: MessageInitShape<typeof PublishRequestSchema> = {}): PublishRequest {
   return create(PublishRequestSchema, { queue: "q", payload: Buffer.from('{"a":1}'), ...init });
 }
 

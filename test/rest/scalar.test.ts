@@ -74,6 +74,6 @@ describe("an enum value", () => {
 });
 
 test("base64 is read in both alphabets, with and without padding, and nothing else", () => {
-  for (const text of ["-_8=", "+/8=", "+/8", "-_8"]) expect(bytesFromBase64(text)).toEqual(Buffer.from([0xfb, 0xff]));
+  for (const text of ["-_8=", "+/8=", "+/8", "-_8"]) expect(bytesFromBase64(text)).toEqual(Uint8Array.of(0xfb, 0xff));
   for (const text of ["a", "a b=", "é===", "====", "aa\n"]) expect(bytesFromBase64(text), text).toBeInstanceOf(Wrong);
 });
