@@ -102,7 +102,7 @@ function inTransaction<T>(db: Db, work: (trx: Db) => Promise<T>): Promise<T> {
 export interface QueuesFound<Queue> {
   /** Those that a hand-out may find something in: messages, or leases that ran out. Also those that are gone. */
   readonly withWork: readonly Queue[];
-  /** In how many milliseconds the next message with a delay comes due; undefined when none is known of. */
+  /** In how many milliseconds a delay or a limit of one of them ends next; undefined when none is known of. */
   readonly nextDueInMs: number | undefined;
 }
 
@@ -120,20 +120,24 @@ export async function lookAtQueues<Queue extends { readonly projectId: string; r
           (select true from line_messages m
            where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
           (select true from messages m
-           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
-             and m.rank <= carillon_now() and m.visible_at <= carillon_now() limit 1),
+           where not own_turn and m.project_id = q.project_id and m.queue_id = q.queue_id
+             and m.lease_expires_at is null and m.rank <= carillon_now() and m.visible_at <= carillon_now() limit 1),
+          next_at <= carillon_now() or null,
           (select true from messages m
            where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
           (select true from line_claims c
            where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1),
           false) as has_work,
-        (select extract(epoch from m.rank - carillon_now())::float8 * 1000 from messages m
-         where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
-           and m.rank > carillon_now() order by m.rank limit 1) as due_in_ms
+        extract(epoch from coalesce(case when next_at > carillon_now() then next_at end, (
+          select m.rank from messages m
+          where not own_turn and m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
+            and m.rank > carillon_now() order by m.rank limit 1)) - carillon_now())::float8 * 1000 as due_in_ms
       from unnest(
         ${queues.map((queue) => queue.projectId)}::uuid[], ${queues.map((queue) => queue.queueName)}::text[]
       ) with ordinality as w (project_id, name, place)
       left join queues q on q.project_id = w.project_id and q.name = w.name
+      cross join lateral (select q.grouped or q.metered as own_turn) kind
+      cross join lateral (select case when own_turn then carillon_next_hand_out_at(q) end as next_at) turn
     )
     select * from found where has_work or due_in_ms is not null`.execute(db);
   const dueInMs = rows.flatMap((row) => row.due_in_ms ?? []);

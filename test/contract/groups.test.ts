@@ -106,6 +106,16 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
     expect(groupsOf(await consume(queue)).toSorted()).toEqual(["a", "b", "c"]);
   });
 
+  test("a consumer that waits is served when a limit or a delay ends", async () => {
+    const queue = await create({ type: fifo, flow: { rate_limit: 1 } });
+    await publish(queue, "a", "b");
+    await face.call("publish", { queue, payload: 1, group_id: "c", delay_seconds: 2 });
+    for (const group of ["a", "b", "c"]) {
+      const { messages } = await face.call("consume", { queue, max_messages: 10, wait_seconds: 15 });
+      expect(groupsOf(messages)).toEqual([group]);
+    }
+  });
+
   test("a fair queue serves a group that comes late before one that has much in flight", async () => {
     const queue = await create({ fair: true });
     await publish(queue, ...Array.from({ length: 50 }, () => "noisy"));

@@ -188,4 +188,39 @@ const STATEMENTS = [
      end if;
      return leased;
    end $$`,
+
+  // When a hand-out of a queue that is grouped or metered may find something: now or before, or later, or null where only
+  // a change can make it so. Leases that ran out are not looked for.
+  `create function carillon_next_hand_out_at(q queues) returns timestamptz language plpgsql stable ${BY_INDEX} as $$
+   declare
+     p_clock timestamptz := carillon_now();
+     next_at timestamptz;
+     used int;
+     free_at timestamptz;
+   begin
+     if q.grouped then
+       select coalesce(
+         (select p_clock from message_groups g where g.project_id = q.project_id and g.queue_id = q.queue_id and g.ready limit 1),
+         (select p_clock from group_changes c where c.project_id = q.project_id and c.queue_id = q.queue_id limit 1),
+         (select g.ready_at from message_groups g
+          where g.project_id = q.project_id and g.queue_id = q.queue_id and not g.ready and g.ready_at is not null
+          order by g.ready_at limit 1)) into next_at;
+     else
+       select coalesce(
+         (select m.visible_at from messages m where ${IN_LANE} and ${AVAILABLE} and m.rank <= p_clock order by m.rank limit 1),
+         (select m.rank from messages m where ${IN_LANE} and m.lease_expires_at is null and m.rank > p_clock
+          order by m.rank limit 1)) into next_at;
+     end if;
+     if q.metered and next_at is not null then
+       if q.max_in_flight > 0 and q.max_in_flight <= (
+         select count(*) from (
+           select from messages m where ${IN_LANE} and m.lease_expires_at is not null limit q.max_in_flight) leases)
+       then return null; end if;
+       if q.rate_limit > 0 then
+         select r.used, r.free_at into used, free_at from carillon_rate_use(q, null, q.rate_period_seconds, p_clock) r;
+         if used >= q.rate_limit then return greatest(next_at, free_at); end if;
+       end if;
+     end if;
+     return next_at;
+   end $$`,
 ];
