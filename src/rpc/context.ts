@@ -25,12 +25,8 @@ export interface AppContext extends AppParts {
 
 /** One for the process, whatever protocols it serves, so that all its callers share statements. */
 export function createAppContext(parts: AppParts): AppContext {
-  return {
-    ...parts,
-    publishes: createPublishes(parts.db),
-    acks: createAcks(parts.db),
-    handOuts: new HandOuts(parts.db, parts.wakeups),
-  };
+  const handOuts = new HandOuts(parts.db, parts.wakeups);
+  return { ...parts, publishes: createPublishes(parts.db, handOuts), acks: createAcks(parts.db), handOuts };
 }
 
 /** Limits that the operator sets. */

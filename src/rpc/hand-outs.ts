@@ -3,8 +3,9 @@ import { queueTopic, type Wakeups } from "../db/wakeups.ts";
 import { LruCache } from "../domain/lru-cache.ts";
 import { type HandOutMemory, handOut, lookAtQueues, newHandOutMemory } from "../store/hand-outs.ts";
 import { leasesOf, releaseLeases } from "../store/leases.ts";
-import type { ClaimRequest } from "../store/line-claims.ts";
-import type { MessageRow } from "../store/messages.ts";
+import type { PublishedInLine } from "../store/line.ts";
+import { type ClaimRequest, publishAndClaim } from "../store/line-claims.ts";
+import type { MessageRow, NewMessage } from "../store/messages.ts";
 import { findQueue } from "../store/queues.ts";
 
 /**
@@ -16,6 +17,9 @@ const POLL_MS = 1_000;
 const MIN_POLL_MS = 20;
 /** Longest time until a queue that nobody has waited for before is looked at again, in milliseconds. */
 const FIRST_POLL_MS = 250;
+/** How long a counter at which nobody waits is kept, in milliseconds, and most of them that are. */
+const LINGER_MS = 5_000;
+const MAX_COUNTERS = 10_000;
 /** Most queues of which it is remembered how they were last found. */
 const MAX_MEMORIES = 10_000;
 /** Most consumers that one look serves. */
@@ -25,12 +29,21 @@ const MAX_MESSAGES = 1_000;
 
 interface Take {
   readonly request: ClaimRequest;
-  readonly waitsUntil: number;
+  /** Waits no longer: its time is over, or it never would. */
+  isOver: boolean;
   readonly signal: AbortSignal;
   readonly resolve: (rows: MessageRow[] | undefined) => void;
   readonly reject: (error: unknown) => void;
   /** The newest hint for which it was looked. */
   seen: number;
+}
+
+/** What came of publishing to those who wait. */
+export interface PublishedToWaiting {
+  /** Undefined, and nothing is stored, where the queue is missing or has no line. */
+  readonly placed: PublishedInLine | undefined;
+  /** Whether nothing is left that could be handed out, to anybody anywhere. */
+  readonly isEmpty: boolean;
 }
 
 /** Who waits for messages of one queue on this node. */
@@ -43,6 +56,10 @@ interface Counter {
   looking: boolean;
   /** Counts the hints that something may have come. */
   hints: number;
+  /** What `hints` was at a look that left nothing behind. While it still is that, there is nothing. */
+  emptyAt: number;
+  /** Nobody has waited since this instant, in milliseconds of performance.now(). */
+  idleSince: number;
   readonly unsubscribe: () => void;
 }
 
@@ -88,8 +105,9 @@ export class HandOuts {
       };
       const take: Take = {
         request,
-        seen: -1,
-        waitsUntil: performance.now() + waitMs,
+        // One that waits need not look where a look has just found nothing.
+        seen: waitMs > 0 && counter.emptyAt === counter.hints ? counter.hints : -1,
+        isOver: waitMs <= 0,
         signal,
         resolve: (rows) => {
           done();
@@ -102,16 +120,52 @@ export class HandOuts {
       };
       // One that a look is serving is not in line; the look answers it.
       const leave = () => {
+        take.isOver = true;
         const place = counter.waiting.indexOf(take);
         if (place < 0) return;
         counter.waiting.splice(place, 1);
         take.resolve([]);
-        this.#closeIfIdle(counter);
       };
       signal.addEventListener("abort", leave, { once: true });
       counter.waiting.push(take);
-      this.#look(counter);
+      if (isUnseen(counter)) this.#look(counter);
     });
+  }
+
+  /**
+   * Publishes plain messages and gives them to those who wait for them, in one transaction. Undefined, and nothing is done,
+   * while nobody waits or they are being served.
+   */
+  async publishToWaiting(
+    projectId: string,
+    queueName: string,
+    messages: readonly NewMessage[],
+  ): Promise<PublishedToWaiting | undefined> {
+    const counter = this.#counters.get(queueTopic(projectId, queueName));
+    if (counter === undefined || counter.looking || counter.waiting.length === 0) return undefined;
+    counter.looking = true;
+    const { hints, memory } = counter;
+    const takes = takeNext(counter, counter.waiting);
+    try {
+      const requests = takes.map(({ request }) => request);
+      const done = await publishAndClaim(this.#db, projectId, queueName, messages, requests, memory.expiredSince);
+      const rows = done?.claim.messages ?? requests.map(() => []);
+      const left = await this.#answer(counter, takes, rows);
+      counter.waiting = [...left, ...counter.waiting];
+      // What is not in the line is for a look of its own, and so is a queue that is missing or has none.
+      const isAll = done !== undefined && !done.claim.setAside && !done.claim.expired && !done.claim.draining;
+      if (!isAll) counter.hints += 1;
+      const isEmpty = isAll && isShort(takes, rows);
+      if (isEmpty) counter.emptyAt = hints;
+      return { placed: done?.placed, isEmpty };
+    } catch (error) {
+      // Whether it was published is unknown; those who wait look for themselves.
+      counter.waiting = [...takes, ...counter.waiting];
+      counter.hints += 1;
+      throw error;
+    } finally {
+      this.#lookedAt(counter);
+    }
   }
 
   /** Calls `onSettled` once for each of the messages that is settled on this node, until they are let go. */
@@ -145,6 +199,8 @@ export class HandOuts {
       waiting: [],
       looking: false,
       hints: 0,
+      emptyAt: -1,
+      idleSince: performance.now(),
       unsubscribe: this.#wakeups.on(topic, () => this.#hint(counter)),
     };
     this.#counters.set(topic, counter);
@@ -152,10 +208,15 @@ export class HandOuts {
     return counter;
   }
 
-  #closeIfIdle(counter: Counter): void {
-    if (counter.looking || counter.waiting.length > 0) return;
-    counter.unsubscribe();
-    this.#counters.delete(queueTopic(counter.projectId, counter.queueName));
+  /** Closes counters at which nobody has waited for a while: a stream is away for as long as it writes. */
+  #closeIdle(): void {
+    for (const [topic, counter] of this.#counters) {
+      if (counter.looking || counter.waiting.length > 0) counter.idleSince = performance.now();
+      else if (performance.now() - counter.idleSince > LINGER_MS || this.#counters.size > MAX_COUNTERS) {
+        counter.unsubscribe();
+        this.#counters.delete(topic);
+      }
+    }
   }
 
   #hint(counter: Counter): void {
@@ -166,18 +227,23 @@ export class HandOuts {
   #look(counter: Counter): void {
     if (counter.looking) return;
     counter.looking = true;
-    void this.#serve(counter).finally(() => {
-      counter.looking = false;
-      if (isUnseen(counter)) this.#look(counter);
-      else this.#closeIfIdle(counter);
-    });
+    void this.#serve(counter).finally(() => this.#lookedAt(counter));
+  }
+
+  #lookedAt(counter: Counter): void {
+    counter.looking = false;
+    counter.idleSince = performance.now();
+    if (isUnseen(counter)) this.#look(counter);
   }
 
   /** Looks until everybody in line has been looked for since the last hint. */
   async #serve(counter: Counter): Promise<void> {
     while (isUnseen(counter)) {
       const { hints } = counter;
-      const takes = takeNext(counter);
+      const takes = takeNext(
+        counter,
+        counter.waiting.filter((take) => take.seen < hints),
+      );
       const behind = new Set(counter.waiting);
       let rows: MessageRow[][] | undefined;
       try {
@@ -192,29 +258,46 @@ export class HandOuts {
         for (const take of takes) take.reject(error);
         continue;
       }
-      const left: Take[] = [];
-      for (const [i, take] of takes.entries()) {
-        const mine = rows?.[i];
-        take.seen = hints;
-        if (mine === undefined) take.resolve(undefined);
-        else if (take.signal.aborted) {
-          take.resolve([]);
-          await this.#giveBack(counter, mine);
-        } else if (mine.length > 0 || take.waitsUntil <= performance.now()) take.resolve(mine);
-        else left.push(take);
-      }
+      for (const take of takes) take.seen = hints;
+      if (isShort(takes, rows)) counter.emptyAt = hints;
+      const left = await this.#answer(counter, takes, rows);
       // Nothing was left for those who stood behind one who got nothing.
       counter.waiting = [
         ...left,
         ...counter.waiting.filter((take) => {
           if (left.length === 0 || !behind.has(take)) return true;
           take.seen = hints;
-          if (take.waitsUntil > performance.now()) return true;
+          if (!take.isOver) return true;
           take.resolve([]);
           return false;
         }),
       ];
     }
+  }
+
+  /** Gives each what was handed out to it, or undefined to all, and returns those who go on waiting. */
+  async #answer(
+    counter: Counter,
+    takes: readonly Take[],
+    rows: readonly (readonly MessageRow[])[] | undefined,
+  ): Promise<Take[]> {
+    const left: Take[] = [];
+    const gone: { readonly take: Take; readonly mine: readonly MessageRow[] }[] = [];
+    for (const [i, take] of takes.entries()) {
+      const mine = rows?.[i];
+      if (mine === undefined) take.resolve(undefined);
+      else if (take.signal.aborted) gone.push({ take, mine });
+      else if (mine.length > 0 || take.isOver) take.resolve([...mine]);
+      else left.push(take);
+    }
+    for (const { take, mine } of gone) {
+      await this.#giveBack(counter, mine);
+      take.resolve([]);
+    }
+    return left.filter((take) => {
+      if (take.isOver) take.resolve([]);
+      return !take.isOver;
+    });
   }
 
   /** Releases what was leased for a caller that went meanwhile. If that fails, the leases run out by themselves. */
@@ -248,26 +331,31 @@ export class HandOuts {
       nextMs = Math.max(MIN_POLL_MS, Math.min(nextDueInMs, POLL_MS));
     }
     this.#polling = false;
+    this.#closeIdle();
     if (this.#counters.size > 0) this.#pollWithin(nextMs);
   }
+}
+
+/** Whether somebody got less than was asked for, so that nothing was left behind. */
+function isShort(takes: readonly Take[], rows: readonly (readonly MessageRow[])[] | undefined): boolean {
+  return takes.some(({ request }, i) => (rows?.[i]?.length ?? request.limit) < request.limit);
 }
 
 function isUnseen({ waiting, hints }: Counter): boolean {
   return waiting.some((take) => take.seen < hints);
 }
 
-/** Takes those out of line whom the next look serves: the first who have not been looked for since the last hint. */
-function takeNext(counter: Counter): Take[] {
-  const taken: Take[] = [];
-  const left: Take[] = [];
+/** Takes those out of line, of the candidates, whom one look can serve: the first. */
+function takeNext(counter: Counter, candidates: readonly Take[]): Take[] {
   let messages = 0;
-  for (const take of counter.waiting) {
-    const fits = taken.length === 0 || (messages + take.request.limit <= MAX_MESSAGES && taken.length < MAX_TAKES);
-    if (take.seen < counter.hints && fits) {
-      taken.push(take);
-      messages += take.request.limit;
-    } else left.push(take);
+  let count = 0;
+  for (const { request } of candidates) {
+    messages += request.limit;
+    if (count > 0 && (messages > MAX_MESSAGES || count >= MAX_TAKES)) break;
+    count += 1;
   }
-  counter.waiting = left;
+  const taken = candidates.slice(0, count);
+  const served = new Set(taken);
+  counter.waiting = counter.waiting.filter((take) => !served.has(take));
   return taken;
 }

@@ -62,7 +62,7 @@ async function publishTogether(
   const placed = await app.publishes.add(projectOf(ctx), req.queue, messages);
   if (placed === undefined) return undefined;
   warnOfPriority(ctx, { name: req.queue, enable_priority: false }, messages);
-  wake(app, ctx, req.queue, placed.subscribed);
+  if (!placed.isEmpty) wake(app, ctx, req.queue, placed.subscribed);
   return placed.ids;
 }
 

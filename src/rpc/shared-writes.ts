@@ -4,6 +4,7 @@ import { type PublishedInLine, publishInLine } from "../store/line.ts";
 import { ackInLine, type LineDelivery } from "../store/line-claims.ts";
 import type { NewMessage } from "../store/messages.ts";
 import { Batcher } from "./batcher.ts";
+import type { HandOuts } from "./hand-outs.ts";
 
 /** Most messages of one statement. */
 const MAX_MESSAGES = 1_000;
@@ -20,18 +21,28 @@ interface QueueName {
 /** Publishes of plain messages, those of one request together or not at all. */
 export interface Publishes {
   /** Undefined, and nothing is stored, where the queue is missing or has no line. */
-  add(projectId: string, queueName: string, messages: readonly NewMessage[]): Promise<PublishedInLine | undefined>;
+  add(projectId: string, queueName: string, messages: readonly NewMessage[]): Promise<Published | undefined>;
 }
 
-export function createPublishes(db: Db): Publishes {
-  const batcher = new Batcher<QueueName, readonly NewMessage[], PublishedInLine | undefined>({
+/** What was published. */
+export interface Published extends PublishedInLine {
+  /** Whether it has been handed out already, and nothing is left in the queue. */
+  readonly isEmpty: boolean;
+}
+
+export function createPublishes(db: Db, handOuts: HandOuts): Publishes {
+  const batcher = new Batcher<QueueName, readonly NewMessage[], Published | undefined>({
     run: async ({ projectId, name }, requests) => {
-      const placed = await publishInLine(db, projectId, name, requests.flat());
+      const messages = requests.flat();
+      const { placed, isEmpty } = (await handOuts.publishToWaiting(projectId, name, messages)) ?? {
+        placed: await publishInLine(db, projectId, name, messages),
+        isEmpty: false,
+      };
       if (placed === undefined) return requests.map(() => undefined);
       let from = 0;
       return requests.map(({ length }) => {
         from += length;
-        return { ...placed, ids: placed.ids.slice(from - length, from) };
+        return { ...placed, ids: placed.ids.slice(from - length, from), isEmpty };
       });
     },
     weigh: (messages) => messages.reduce((sum, { payload }) => sum + payload.byteLength + MESSAGE_BYTES, 0),

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { pairToUuid, seqInLane, uuidToPair } from "../domain/line-ids.ts";
-import type { MessageRow } from "./messages.ts";
+import { lists, type PlacedRow, type PublishedInLine, toPublished } from "./line.ts";
+import type { MessageRow, NewMessage } from "./messages.ts";
 
 /** What one consumer asks for. */
 export interface ClaimRequest {
@@ -65,14 +66,46 @@ export async function claimFromLine(
   expiredSince: Date = LONG_AGO,
 ): Promise<LineClaim | undefined> {
   const { rows } = await sql<ClaimedRow>`
-    select * from carillon_line_claim(
-      ${projectId}, ${queueName}, ${requests.map((r) => r.limit)}::int[],
-      ${requests.map((r) => r.visibilitySeconds ?? null)}::int[],
-      ${requests.map(() => randomBytes(8).readBigInt64BE())}::bigint[],
-      ${requests.map((r) => r.requestId || null)}::text[], ${expiredSince})`.execute(db);
+    select * from carillon_line_claim(${projectId}, ${queueName}, ${asked(requests)}, ${expiredSince})`.execute(db);
+  return toClaim(rows, requests.length);
+}
+
+/** What was published, and claimed in the same transaction. */
+export interface PublishedAndClaimed {
+  readonly placed: PublishedInLine;
+  readonly claim: LineClaim;
+}
+
+/**
+ * Puts plain messages at the end of a queue's line and hands out the next of the line, in one transaction. Undefined, and
+ * nothing is done, when there is no such queue or it has no line.
+ */
+export async function publishAndClaim(
+  db: Db,
+  projectId: string,
+  queueName: string,
+  messages: readonly NewMessage[],
+  requests: readonly ClaimRequest[],
+  expiredSince: Date,
+): Promise<PublishedAndClaimed | undefined> {
+  const { rows } = await sql<ClaimedRow & PlacedRow>`
+    select * from carillon_line_publish_and_claim(
+      ${projectId}, ${queueName}, ${lists(messages)}, ${asked(requests)}, ${expiredSince})`.execute(db);
+  const claim = toClaim(rows, requests.length);
+  if (rows[0] === undefined || claim === undefined) return undefined;
+  return { placed: toPublished(rows[0], messages.length), claim };
+}
+
+/** The arguments that describe requests, as carillon_line_claim takes them. */
+function asked(requests: readonly ClaimRequest[]): RawBuilder<unknown> {
+  return sql`${requests.map((r) => r.limit)}::int[], ${requests.map((r) => r.visibilitySeconds ?? null)}::int[],
+    ${requests.map(() => randomBytes(8).readBigInt64BE())}::bigint[], ${requests.map((r) => r.requestId || null)}::text[]`;
+}
+
+function toClaim(rows: readonly ClaimedRow[], count: number): LineClaim | undefined {
   const [about, ...claimed] = rows;
   if (about === undefined) return undefined;
-  const messages = requests.map((): MessageRow[] => []);
+  const messages = Array.from({ length: count }, (): MessageRow[] => []);
   for (const row of claimed) messages[(row.request ?? 0) - 1]?.push(toMessageRow(row));
   return {
     queueId: about.queue_id,

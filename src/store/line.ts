@@ -1,4 +1,4 @@
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { pairToUuid } from "../domain/line-ids.ts";
 import type { NewMessage } from "./messages.ts";
@@ -32,20 +32,32 @@ export async function publishInLine(
   queueName: string,
   messages: readonly NewMessage[],
 ): Promise<PublishedInLine | undefined> {
-  const { rows } = await sql<{ lane_id: string; first_seq: string; subscribed: boolean }>`
-    select * from carillon_line_publish(
-      ${projectId}, ${queueName}, ${Buffer.concat(messages.map((m) => m.payload))}::bytea,
-      ${messages.map((m) => m.payload.byteLength)}::int[],
-      ${unlessAll(messages, (m) => m.priority, 0)}::smallint[],
-      ${unlessAll(messages, (m) => m.groupId, "")}::text[],
-      ${unlessAll(messages, (m) => (m.contentType === JSON_TYPE ? null : m.contentType), null)}::text[],
-      ${unlessAll(messages, (m) => (Object.keys(m.headers).length === 0 ? null : JSON.stringify(m.headers)), null)}::text[]
-    )`.execute(db);
-  const placed = rows[0];
-  if (placed === undefined) return undefined;
-  const lane = BigInt(placed.lane_id);
-  const first = BigInt(placed.first_seq);
-  return { ids: messages.map((_, i) => pairToUuid(lane, first + BigInt(i))), subscribed: placed.subscribed };
+  const { rows } = await sql<PlacedRow>`
+    select * from carillon_line_publish(${projectId}, ${queueName}, ${lists(messages)})`.execute(db);
+  return rows[0] === undefined ? undefined : toPublished(rows[0], messages.length);
+}
+
+/** What a statement that publishes says of it. */
+export interface PlacedRow {
+  readonly lane_id: string;
+  readonly first_seq: string;
+  readonly subscribed: boolean;
+}
+
+export function toPublished({ lane_id, first_seq, subscribed }: PlacedRow, count: number): PublishedInLine {
+  const lane = BigInt(lane_id);
+  const first = BigInt(first_seq);
+  return { ids: Array.from({ length: count }, (_, i) => pairToUuid(lane, first + BigInt(i))), subscribed };
+}
+
+/** The arguments that describe messages, as carillon_line_publish takes them. */
+export function lists(messages: readonly NewMessage[]): RawBuilder<unknown> {
+  return sql`${Buffer.concat(messages.map((m) => m.payload))}::bytea,
+    ${messages.map((m) => m.payload.byteLength)}::int[],
+    ${unlessAll(messages, (m) => m.priority, 0)}::smallint[],
+    ${unlessAll(messages, (m) => m.groupId, "")}::text[],
+    ${unlessAll(messages, (m) => (m.contentType === JSON_TYPE ? null : m.contentType), null)}::text[],
+    ${unlessAll(messages, (m) => (Object.keys(m.headers).length === 0 ? null : JSON.stringify(m.headers)), null)}::text[]`;
 }
 
 /** The list of one property, or null where every message has its default: most lists then cost nothing. */

@@ -185,6 +185,27 @@ const STATEMENTS = [
      from dealt d order by d.seq;
    end $$`,
 
+  // Both in one transaction: what consumers wait for is theirs when it is published.
+  `create function carillon_line_publish_and_claim(
+     p_project uuid, p_queue text, p_bytes bytea, p_lengths int[], p_priorities smallint[], p_group_ids text[],
+     p_content_types text[], p_headers text[], p_limits int[], p_seconds int[], p_tokens bigint[], p_requests text[],
+     p_expired_since timestamptz
+   ) returns table (
+     first_seq bigint, subscribed boolean,
+     queue_id uuid, lane_id bigint, paused boolean, set_aside boolean, draining boolean, expired boolean, asked_at timestamptz,
+     request int, seq bigint, token bigint, published_at timestamptz, lease_expires_at timestamptz, priority smallint,
+     group_id text, content_type text, headers jsonb, payload bytea
+   ) language plpgsql as $$
+   declare
+     placed record;
+   begin
+     select * into placed from carillon_line_publish(
+       p_project, p_queue, p_bytes, p_lengths, p_priorities, p_group_ids, p_content_types, p_headers);
+     if placed.lane_id is null then return; end if;
+     return query select placed.first_seq, placed.subscribed, c.* from carillon_line_claim(
+       p_project, p_queue, p_limits, p_seconds, p_tokens, p_requests, p_expired_since) c;
+   end $$`,
+
   // Takes what was published at the given instant or before off the front of a line, up to p_limit messages, and returns
   // how many. Needs the claimers' lock.
   `create function carillon_line_drop(p_lane bigint, p_until timestamptz, p_limit int) returns int
