@@ -7,9 +7,6 @@ import { toMessage } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
 import { StreamLeases } from "./stream-leases.ts";
 
-/** Most messages in one answer where the caller does not say. */
-const BATCH = 100;
-
 /**
  * Hands out messages until the caller goes, the queue is deleted or the server shuts down.
  *
@@ -48,7 +45,7 @@ export async function nextBatch(
       await leases.waitForRoom(leftMs, signal);
       continue;
     }
-    const request = { limit: Math.min(leases.room, open.maxBatch ?? BATCH), visibilitySeconds: open.visibilityTimeout };
+    const request = { limit: leases.batch, visibilitySeconds: open.visibilityTimeout };
     const rows = await app.handOuts.take(projectOf(ctx), open.queue, request, leftMs, signal);
     if (rows === undefined) throw new Refusal("QUEUE_NOT_FOUND", { queue: open.queue });
     const added = await leases.add(rows);

@@ -72,7 +72,7 @@ export class HandOuts {
   readonly #wakeups: Wakeups;
   readonly #counters = new Map<string, Counter>();
   /** What to call when a message that is out with a stream of this node is settled, by message id. */
-  readonly #watched = new Map<string, () => void>();
+  readonly #watched = new Map<string, (messageId: string) => void>();
   readonly #memories = new LruCache<HandOutMemory>(MAX_MEMORIES);
   #pollTimer: NodeJS.Timeout | undefined;
   /** When the next poll is due, in milliseconds of performance.now(). */
@@ -170,7 +170,7 @@ export class HandOuts {
 
   /** Calls `onSettled` once for each of the messages that is settled on this node, until they are let go. */
   watch(messageIds: readonly string[], onSettled: (messageId: string) => void): void {
-    for (const id of messageIds) this.#watched.set(id, () => onSettled(id));
+    for (const id of messageIds) this.#watched.set(id, onSettled);
   }
 
   unwatch(messageIds: Iterable<string>): void {
@@ -184,7 +184,7 @@ export class HandOuts {
       const tell = this.#watched.get(id);
       if (tell === undefined) continue;
       this.#watched.delete(id);
-      tell();
+      tell(id);
     }
   }
 

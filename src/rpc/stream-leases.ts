@@ -1,7 +1,7 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { ConsumeStreamRequest } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { queueTopic, settledTopic } from "../db/wakeups.ts";
-import { formatId } from "../domain/ids.ts";
+import { formatId, parseId } from "../domain/ids.ts";
 import { extendLeases, type Leases, leasesOf, liveLeases, releaseLeases } from "../store/leases.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
@@ -11,6 +11,12 @@ import { requireQueue } from "./find-queue.ts";
 const RECHECK_MS = 1_000;
 /** Payload bytes that a stream may have out where the caller does not say. */
 const MAX_BYTES = 64 * 1_048_576;
+/** Most messages in one answer where the caller does not say. */
+const BATCH = 100;
+/** Payload bytes that one answer is meant to have at most: what a client that has stopped reading keeps us holding. */
+const ANSWER_BYTES = 65_536;
+/** Most messages in a stream's first answer, when their size is not known yet. */
+const FIRST_BATCH = 10;
 /** How many times in the length of a lease it is extended. */
 const EXTENSIONS_PER_LEASE = 3;
 
@@ -23,8 +29,10 @@ export class StreamLeases implements AsyncDisposable {
   readonly #ctx: HandlerContext;
   readonly #open: ConsumeStreamRequest;
   /** By the id that callers know. */
-  readonly #out = new Map<string, { readonly receipt: string; readonly messageId: string; readonly bytes: number }>();
+  readonly #out = new Map<string, { readonly receipt: string; readonly bytes: number }>();
   #bytes = 0;
+  /** Mean size of the messages of the newest answer. Undefined: there was none. */
+  #meanBytes: number | undefined;
   #wake = (): void => {};
   readonly #extender: NodeJS.Timeout | undefined;
 
@@ -46,25 +54,32 @@ export class StreamLeases implements AsyncDisposable {
     return Math.max(0, (this.#open.maxUnacked ?? 100) - this.#out.size);
   }
 
+  /** How many messages the next answer may have. */
+  get batch(): number {
+    const fitting =
+      this.#meanBytes === undefined ? FIRST_BATCH : Math.max(1, Math.floor(ANSWER_BYTES / this.#meanBytes));
+    return Math.min(this.room, this.#open.maxBatch ?? BATCH, fitting);
+  }
+
   /**
    * Counts the messages as handed out, as far as their bytes have room, and returns those; the rest is released. One
    * message always has room in an empty stream.
    */
   async add(rows: readonly MessageRow[]): Promise<readonly MessageRow[]> {
     const most = this.#open.maxUnackedBytes ?? MAX_BYTES;
-    let count = 0;
+    const ids: string[] = [];
+    const before = this.#bytes;
     for (const row of rows) {
       if (this.#bytes >= most) break;
       const bytes = row.payload.byteLength;
       const id = formatId("msg", row.message_id);
       this.#bytes += bytes;
-      this.#out.set(id, { receipt: row.lease_token ?? "", messageId: row.message_id, bytes });
-      count += 1;
+      this.#out.set(id, { receipt: row.lease_token ?? "", bytes });
+      ids.push(id);
     }
-    this.#app.handOuts.watch(
-      rows.slice(0, count).map((row) => formatId("msg", row.message_id)),
-      this.#settled,
-    );
+    const count = ids.length;
+    if (count > 0) this.#meanBytes = (this.#bytes - before) / count;
+    this.#app.handOuts.watch(ids, this.#settled);
     if (count < rows.length) await this.#release(leasesOf(rows.slice(count)));
     return rows.slice(0, count);
   }
@@ -122,7 +137,7 @@ export class StreamLeases implements AsyncDisposable {
   }
 
   #leases(): Leases {
-    return new Map(Array.from(this.#out.values(), ({ receipt, messageId }) => [receipt, messageId]));
+    return new Map(Array.from(this.#out, ([id, { receipt }]) => [receipt, parseId("msg", id) ?? ""]));
   }
 
   /** An extension that fails leaves the leases to run out, or to the next one. */
