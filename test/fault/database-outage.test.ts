@@ -10,7 +10,7 @@ import { startTestCarillon } from "../support/carillon.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { type Receiver, startReceiver } from "../support/receiver.ts";
 import { call, must, type Outcome, until } from "./calls.ts";
-import { breakConnections, isOwnServer, listening } from "./database-tools.ts";
+import { breakConnections, isOwnServer, listening, storedPayloads } from "./database-tools.ts";
 import { queueClient } from "./streams.ts";
 
 /** The longest that a call may take, outage or not: waiting for a connection ends after 5 s, and retries within. */
@@ -67,10 +67,8 @@ async function reconcile(url: string, db: Db, load: ReturnType<typeof publishLoa
     if (outcome.kind !== "ok") throw new Error(JSON.stringify(outcome));
     load.acked.set(n, outcome.body.message_id);
   }
-  const { rows } = await sql<{ id: string; payload: string }>`
-    select message_id as id, convert_from(payload, 'utf8') as payload from message_bodies`.execute(db);
-  const stored = rows.map(({ payload }) => JSON.parse(payload).n as number).sort((a, b) => a - b);
-  expect(stored).toEqual([...load.acked.keys()].sort((a, b) => a - b));
+  const stored = (await storedPayloads(db)) as { readonly n: number }[];
+  expect(stored.map(({ n }) => n).sort((a, b) => a - b)).toEqual([...load.acked.keys()].sort((a, b) => a - b));
 }
 
 async function everySecond(url: string, receiver: Receiver): Promise<void> {

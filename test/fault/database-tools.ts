@@ -60,3 +60,11 @@ export async function wakeUpPids(db: Db): Promise<number[]> {
 
 /** Whether the server's processes may get signals: those of a server that is not ours may live under other pids. */
 export const isOwnServer = process.env["CARILLON_TEST_DATABASE_URL"] === undefined;
+
+/** The payloads of all messages that are stored, in lines and outside, as JSON. */
+export async function storedPayloads(db: Db): Promise<unknown[]> {
+  const { rows } = await sql<{ payload: string }>`
+    select convert_from(payload, 'utf8') as payload
+    from (select payload from line_messages union all select payload from message_bodies) stored`.execute(db);
+  return rows.map(({ payload }) => JSON.parse(payload));
+}

@@ -30,6 +30,8 @@ export function queueClient(url: string, protocol: Protocol): Client<typeof Queu
 export interface RawStream {
   /** Resolves when the first bytes of the answer's body are here. */
   readonly flowing: Promise<void>;
+  /** Stops reading, and keeps the connection. */
+  stall(): void;
   /** Destroys the connection. */
   vanish(): void;
 }
@@ -44,12 +46,17 @@ export function openRestStream(url: string, queue: string, maxUnacked = 100): Ra
       headers: { authorization: `Bearer ${TEST_KEY}` },
     },
   );
+  let stall = (): void => {};
   request.on("response", (response) => {
     response.on("data", () => flowing.resolve());
     response.on("error", () => {});
+    stall = () => {
+      response.pause();
+      response.socket.pause();
+    };
   });
   request.on("error", (error) => flowing.reject(error));
-  return { flowing: flowing.promise, vanish: () => request.destroy() };
+  return { flowing: flowing.promise, stall: () => stall(), vanish: () => request.destroy() };
 }
 
 /** Opens a gRPC stream on a connection of its own. */
@@ -73,5 +80,5 @@ export function openGrpcStream(url: string, queue: string, maxUnacked = 100): Ra
   const header = Buffer.alloc(5);
   header.writeUInt32BE(message.length, 1);
   stream.end(Buffer.concat([header, message]));
-  return { flowing: flowing.promise, vanish: () => session.socket.destroy() };
+  return { flowing: flowing.promise, stall: () => stream.pause(), vanish: () => session.socket.destroy() };
 }

@@ -69,7 +69,7 @@ export interface PullHabits {
  * One pull from any node. Every other one has a request id, and where it gets no answer it asks another node again, by
  * the same id.
  */
-export async function pull(work: Workload, face: Face, habits: PullHabits): Promise<HandOut[]> {
+async function pull(work: Workload, face: Face, habits: PullHabits): Promise<HandOut[]> {
   const { history, random } = work;
   const requestId = random() < 0.5 ? `r${Math.floor(random() * 2 ** 48)}` : "";
   const maxMessages = 1 + Math.floor(random() * habits.maxMessages);
@@ -180,7 +180,7 @@ async function reading(work: Workload, open: Opening, options: StreamOptions, ha
 }
 
 /** One ack, nack or extend on any node. Resolves with what is known of it. */
-export async function settle(
+async function settle(
   work: Workload,
   face: Face,
   verb: Settlement["verb"],
@@ -205,7 +205,7 @@ function note({ history }: Workload, settlement: Settlement, verdict: Verdict | 
 }
 
 /** Acks. Where there is no answer it asks again, mostly. */
-export const acking: Handling = async (work, face, handOut) => {
+const acking: Handling = async (work, face, handOut) => {
   for (let tries = 0; tries < 5; tries++) {
     const { outcome } = await settle(work, face, "ack", handOut);
     if (outcome !== "unknown" || work.random() < 0.2) return;
