@@ -78,7 +78,7 @@ describe.each([{ http2: false }, { http2: true }])("over HTTP/2: $http2", ({ htt
       { ":path": "/v1/scheduling/queue/publish" },
       Buffer.from(`{"queue":"q","payload": ${payload} }`),
     );
-    expect(published).toEqual({ status: 200, text: '{"message_id":"msg_1"}' });
+    expect(published).toEqual({ status: 200, text: '{"message_id":"msg_1","deduplicated":false}' });
     const consumed = await send(server, { ":path": "/queue/consume" }, Buffer.from('{"queue":"q"}'));
     expect(consumed.text).toContain(`"payload":${payload},`);
     expect(server.faults).toEqual([]);
