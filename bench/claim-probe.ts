@@ -51,5 +51,5 @@ export async function cycleWithClaims(carillon: Carillon, seconds: number): Prom
   probe.look();
   const rate = await rateOver(cycle, seconds);
   const { p50_ms: p50 = Number.NaN, p99_ms: p99 = Number.NaN } = probe.look();
-  return { per_s: rate, claim_p50_ms: p50, claim_p99_ms: p99 };
+  return { ...rate, claim_p50_ms: p50, claim_p99_ms: p99 };
 }

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Contestant } from "./contestants/contestant.ts";
 import { newOrders } from "./order.ts";
+import { processorSeconds } from "./servers/processes.ts";
 
 /** How far the producers may be ahead of the consumers, in messages. */
 const AHEAD = 20_000;
@@ -70,11 +71,16 @@ export async function startCycle(contestant: Contestant, options: CycleOptions =
   };
 }
 
-/** Messages a second that a cycle consumes in the next `seconds`. */
-export async function rateOver(cycle: Cycle, seconds: number): Promise<number> {
-  const [from, startedAt] = [cycle.consumed(), performance.now()];
+/** What a cycle consumes in the next `seconds`: `per_s`, and `cpu_us`, the processor time of everything for one message. */
+export async function rateOver(
+  cycle: Cycle,
+  seconds: number,
+): Promise<{ readonly per_s: number; readonly cpu_us: number }> {
+  const [from, startedAt, usedBefore] = [cycle.consumed(), performance.now(), await processorSeconds()];
   await delay(seconds * 1_000);
-  return ((cycle.consumed() - from) * 1_000) / (performance.now() - startedAt);
+  const count = cycle.consumed() - from;
+  const passed = (performance.now() - startedAt) / 1_000;
+  return { per_s: count / passed, cpu_us: (((await processorSeconds()) - usedBefore) * 1e6) / count };
 }
 
 async function publishBatch(contestant: Contestant): Promise<number> {

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { processorSeconds } from "./servers/processes.ts";
 
 /** What one contestant did in one round, by the name of the figure: `per_s`, `p50_ms`. */
 export type Measures = Readonly<Record<string, number>>;
@@ -10,10 +11,10 @@ export interface Span {
 }
 
 /**
- * Runs `operation` in `width` loops, and counts what began and ended within the span.
+ * Runs `operation` in `width` loops, and counts what ended within the span.
  *
- * @returns `per_s`, the times of one operation, `p50_ms` and `p99_ms`, and how much of a core this process used:
- * Carillon's client, or a peer's whole library.
+ * @returns `per_s`; the times of one operation, `p50_ms` and `p99_ms`; and `cpu_us`, the processor time of everything for
+ * one message.
  */
 export async function closedLoop(
   width: number,
@@ -30,16 +31,18 @@ export async function closedLoop(
       if (startedAt > until) return;
       const count = await operation();
       const endedAt = performance.now();
-      if (startedAt < from || endedAt > until) continue;
+      if (endedAt < from || endedAt > until) continue;
       done += count;
       times.push(endedAt - startedAt);
     }
   };
-  const usedAtFrom = delay(warmSeconds * 1_000).then(() => process.cpuUsage());
+  const usage = delay(warmSeconds * 1_000).then(async () => {
+    const usedBefore = await processorSeconds();
+    await delay(seconds * 1_000);
+    return (await processorSeconds()) - usedBefore;
+  });
   await Promise.all(Array.from({ length: width }, loop));
-  const { user, system } = process.cpuUsage(await usedAtFrom);
-  const cores = (user + system) / 1_000 / (performance.now() - from);
-  return { per_s: done / seconds, ...percentiles(times), client_core_percent: 100 * cores };
+  return { per_s: done / seconds, ...percentiles(times), cpu_us: ((await usage) * 1e6) / done };
 }
 
 /**

@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { cpus, totalmem, type } from "node:os";
+import { cpus, loadavg, totalmem, type } from "node:os";
 import { join } from "node:path";
 import type { DatabaseServer } from "./database.ts";
 import { median } from "./measure.ts";
@@ -50,6 +50,7 @@ export async function writeResults(dir: string, finding: Finding, { settings, se
       processors: cpus().length,
       model: cpus()[0]?.model,
       memory_gb: Math.round(totalmem() / 2 ** 30),
+      load_average: loadavg()[0],
       os: type(),
     },
     versions: { node: process.version, postgres: server.version, ...(settings.peers && peerVersions()) },

@@ -28,7 +28,7 @@ export const cycle: Scenario = {
         async measure() {
           const running = await startCycle(contestant);
           await delay(WARM_MS);
-          const measures = { per_s: await rateOver(running, scope.settings.seconds) };
+          const measures = await rateOver(running, scope.settings.seconds);
           await running[Symbol.asyncDispose]();
           await contestant.empty();
           return measures;

@@ -4,6 +4,7 @@ import type { Contestant } from "../contestants/contestant.ts";
 import { fill } from "../fill.ts";
 import type { Measures } from "../measure.ts";
 import type { Scenario, Scope } from "../scope.ts";
+import { processorSeconds } from "../servers/processes.ts";
 import { ratios } from "../verdict.ts";
 
 /** A contestant that is slower than all have its turn ended, in seconds. */
@@ -53,6 +54,7 @@ async function drained({ settings }: Scope, contestant: Contestant): Promise<Mea
   await fill(contestant, settings.messages);
   let done = 0;
   let doneAt = 0;
+  const usedBefore = await processorSeconds();
   const startedAt = performance.now();
   const consumers = await contestant.consume({
     onDone: (count) => {
@@ -61,7 +63,8 @@ async function drained({ settings }: Scope, contestant: Contestant): Promise<Mea
     },
   });
   while (done < settings.messages && performance.now() - startedAt < LONGEST_S * 1_000) await delay(1);
-  const measures = { per_s: (done * 1_000) / (doneAt - startedAt) };
+  const used = (await processorSeconds()) - usedBefore;
+  const measures = { per_s: (done * 1_000) / (doneAt - startedAt), cpu_us: (used * 1e6) / done };
   await consumers[Symbol.asyncDispose]();
   await contestant.empty();
   return measures;

@@ -136,7 +136,7 @@ async function cycleRate(
   const rate = await rateOver(cycle, settings.seconds);
   await cycle[Symbol.asyncDispose]();
   if (emptyAfter) await contestant.empty();
-  return { per_s: rate };
+  return rate;
 }
 
 /** Clients of several nodes as one: each publishes and consumes in turn. */

@@ -82,9 +82,11 @@ async function held(
   await running[Symbol.asyncDispose]();
   await contestant.empty();
   return {
-    before_per_s: before,
-    end_per_s: after,
-    kept: after / before,
+    before_per_s: before.per_s,
+    end_per_s: after.per_s,
+    kept: after.per_s / before.per_s,
+    before_cpu_us: before.cpu_us,
+    end_cpu_us: after.cpu_us,
     ...(claimsBefore !== undefined &&
       claimsAfter !== undefined && {
         claim_p50_before_ms: claimsBefore["p50_ms"] ?? Number.NaN,
