@@ -27,6 +27,7 @@ import { REFLECTED_SERVICES, routes, SERVICES } from "./rpc/routes.ts";
 import { findKeyOwner } from "./store/api-keys.ts";
 import { ensureProject, getProject } from "./store/projects.ts";
 import { setPublishLimits } from "./store/publish-limits.ts";
+import { QueueTally } from "./store/queue-tally.ts";
 import { unaryMethods } from "./unary/registry.ts";
 import { createEgress } from "./webhook/post.ts";
 import { newSecret } from "./webhook/sign.ts";
@@ -104,6 +105,8 @@ export async function startCarillon(
   await setPublishLimits(db, config);
   const development = config.mode === "development" ? await developmentProject(db, config, storage.dataDir) : undefined;
 
+  const tally = new QueueTally(db);
+  cleanup.defer(() => withinMs(tally[Symbol.asyncDispose](), CLOSE_MS));
   const wakeups = new Wakeups(storage.url);
   cleanup.defer(() => withinMs(wakeups[Symbol.asyncDispose](), CLOSE_MS));
   const ownAddresses = [{ host: config.host, port: config.port }];
@@ -121,6 +124,7 @@ export async function startCarillon(
       : startWorkers({
           db,
           wakeups,
+          tally,
           egress,
           concurrency: config.dispatchConcurrency,
           graceMs: Math.max(0, graceMs - RECORD_MS),
@@ -142,6 +146,7 @@ export async function startCarillon(
     db,
     wakeups,
     targets,
+    tally,
     limits: {
       maxPayloadBytes: config.maxPayloadBytes,
       idempotencySeconds: config.idempotencyTtlSeconds,

@@ -1,6 +1,7 @@
 import { createContextKey, type HandlerContext } from "@connectrpc/connect";
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
+import type { QueueTally } from "../store/queue-tally.ts";
 import type { TargetPolicy } from "../webhook/target.ts";
 import { HandOuts } from "./hand-outs.ts";
 import { type Acks, createAcks, createPublishes, type Publishes } from "./shared-writes.ts";
@@ -12,6 +13,8 @@ export interface AppParts {
   /** Which URLs may be delivered to. */
   readonly targets: TargetPolicy;
   readonly limits: ApiLimits;
+  /** Counts what is done with queues. */
+  readonly tally: QueueTally;
 }
 
 /** All that a handler may touch. */
@@ -25,7 +28,7 @@ export interface AppContext extends AppParts {
 
 /** One for the process, whatever protocols it serves, so that all its callers share statements. */
 export function createAppContext(parts: AppParts): AppContext {
-  const handOuts = new HandOuts(parts.db, parts.wakeups);
+  const handOuts = new HandOuts(parts.db, parts.wakeups, parts.tally);
   return { ...parts, publishes: createPublishes(parts.db, handOuts), acks: createAcks(parts.db), handOuts };
 }
 

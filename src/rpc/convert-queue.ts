@@ -3,6 +3,7 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import {
   PushMode,
   type PushSubscriptionSchema,
+  type QueueActivitySchema,
   type QueueMessageSchema,
   type QueueSchema,
   type QueueStatsSchema,
@@ -11,6 +12,7 @@ import {
 import { formatId } from "../domain/ids.ts";
 import type { MessageRow } from "../store/messages.ts";
 import type { NamedSubscriptionRow } from "../store/push-subscriptions.ts";
+import type { ActivityRow } from "../store/queue-history.ts";
 import type { QueueStatsRow } from "../store/queue-stats.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { toFlow } from "./flow-limits.ts";
@@ -61,7 +63,11 @@ export function toMessage(row: MessageRow): MessageInitShape<typeof QueueMessage
 }
 
 /** Rates are over the 60 seconds that the counts cover. */
-export function toStats(queue: NamedQueueRow, row: QueueStatsRow): MessageInitShape<typeof QueueStatsSchema> {
+export function toStats(
+  queue: NamedQueueRow,
+  row: QueueStatsRow,
+  lastHour: ActivityRow,
+): MessageInitShape<typeof QueueStatsSchema> {
   return {
     queue: queue.name,
     available: row.available,
@@ -70,8 +76,14 @@ export function toStats(queue: NamedQueueRow, row: QueueStatsRow): MessageInitSh
     dlq: row.dead,
     ...(row.oldest_age_seconds === null ? {} : { oldestAgeSeconds: row.oldest_age_seconds }),
     paused: queue.paused,
+    lastHour: toActivity(lastHour),
     rates: { publishedPerSecond: row.published / 60, ackedPerSecond: row.acked / 60 },
   };
+}
+
+export function toActivity(row: ActivityRow): MessageInitShape<typeof QueueActivitySchema> {
+  const { published, delivered, acked, nacked, expired, dead } = row;
+  return { published, delivered, acked, nacked, expired, dead };
 }
 
 export function toSubscription(row: NamedSubscriptionRow): MessageInitShape<typeof PushSubscriptionSchema> {

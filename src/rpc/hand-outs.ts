@@ -6,6 +6,7 @@ import { leasesOf, releaseLeases } from "../store/leases.ts";
 import type { PublishedInLine } from "../store/line.ts";
 import { type ClaimRequest, publishAndClaim } from "../store/line-claims.ts";
 import type { MessageRow, NewMessage } from "../store/messages.ts";
+import type { QueueTally } from "../store/queue-tally.ts";
 import { findQueue } from "../store/queues.ts";
 
 /**
@@ -70,6 +71,7 @@ interface Counter {
 export class HandOuts {
   readonly #db: Db;
   readonly #wakeups: Wakeups;
+  readonly #tally: QueueTally;
   readonly #counters = new Map<string, Counter>();
   /** What to call when a message that is out with a stream of this node is settled, by message id. */
   readonly #watched = new Map<string, (messageId: string) => void>();
@@ -79,9 +81,10 @@ export class HandOuts {
   #pollAt = 0;
   #polling = false;
 
-  constructor(db: Db, wakeups: Wakeups) {
+  constructor(db: Db, wakeups: Wakeups, tally: QueueTally) {
     this.#db = db;
     this.#wakeups = wakeups;
+    this.#tally = tally;
   }
 
   /**
@@ -287,8 +290,10 @@ export class HandOuts {
       const mine = rows?.[i];
       if (mine === undefined) take.resolve(undefined);
       else if (take.signal.aborted) gone.push({ take, mine });
-      else if (mine.length > 0 || take.isOver) take.resolve([...mine]);
-      else left.push(take);
+      else if (mine.length > 0 || take.isOver) {
+        this.#tally.add(counter.projectId, counter.queueName, "delivered", mine.length);
+        take.resolve([...mine]);
+      } else left.push(take);
     }
     for (const { take, mine } of gone) {
       await this.#giveBack(counter, mine);

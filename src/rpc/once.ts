@@ -72,6 +72,11 @@ export function idempotencyKey(ctx: HandlerContext, inBody: string): string {
   return inBody || inHeader;
 }
 
+/** Whether the answer to the call is one that an earlier call was given. */
+export function isReplay(ctx: HandlerContext): boolean {
+  return ctx.responseHeader.has("idempotency-replayed");
+}
+
 /** Hash of a request without its idempotency key; equal for equal requests whatever the order of their map entries. */
 function fingerprint(schema: DescMessage, request: Message): Buffer {
   const copy = clone(schema, request);

@@ -12,7 +12,7 @@ import { type NewMessage, type PublishedMessage, publishMessages } from "../stor
 import type { NamedQueueRow } from "../store/queues.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { ensureQueue } from "./find-queue.ts";
-import { idempotencyKey, once } from "./once.ts";
+import { idempotencyKey, isReplay, once } from "./once.ts";
 import { toNewMessage, toPublishBatchResponse, toPublishResponse, warnOfPriority } from "./publishing.ts";
 
 /** The calls that store messages. */
@@ -27,6 +27,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
         warnOfPriority(ctx, queue, messages);
         return toPublishResponse(await storeMessages(trx, queue, messages));
       });
+      countPublished(app, ctx, req.queue, [answer.deduplicated]);
       wake(app, ctx, req.queue, true);
       return answer;
     },
@@ -40,6 +41,12 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
         warnOfPriority(ctx, queue, messages);
         return toPublishBatchResponse(await storeMessages(trx, queue, messages));
       });
+      countPublished(
+        app,
+        ctx,
+        req.queue,
+        messages.map((_, i) => answer.deduplicated?.[i]),
+      );
       wake(app, ctx, req.queue, true);
       return answer;
     },
@@ -62,6 +69,12 @@ async function publishTogether(
   const placed = await app.publishes.add(projectOf(ctx), req.queue, messages);
   if (placed === undefined) return undefined;
   warnOfPriority(ctx, { name: req.queue, enable_priority: false }, messages);
+  countPublished(
+    app,
+    ctx,
+    req.queue,
+    messages.map(() => false),
+  );
   if (!placed.isEmpty) wake(app, ctx, req.queue, placed.subscribed);
   return placed.ids;
 }
@@ -77,6 +90,16 @@ async function storeMessages(
     if (placed !== undefined) return placed.ids.map((message_id) => ({ message_id, deduplicated: false }));
   }
   return publishMessages(trx, queue, messages);
+}
+
+function countPublished(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  deduplicated: readonly (boolean | undefined)[],
+): void {
+  if (isReplay(ctx)) return;
+  app.tally.add(projectOf(ctx), queueName, "published", deduplicated.filter((repeated) => !repeated).length);
 }
 
 function wake(app: AppContext, ctx: HandlerContext, queueName: string, subscribed: boolean): void {

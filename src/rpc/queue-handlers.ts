@@ -16,6 +16,7 @@ import { queueTopic } from "../db/wakeups.ts";
 import { formatCursor, parseCursor } from "../domain/cursor.ts";
 import { Refusal } from "../errors.ts";
 import { purgeQueue } from "../store/messages.ts";
+import { lastHour } from "../store/queue-history.ts";
 import { queueStats } from "../store/queue-stats.ts";
 import {
   createQueue,
@@ -156,7 +157,7 @@ export function queueHandlers(app: AppContext): QueueHandlers {
 
     async getQueueStats(req, ctx) {
       const queue = await requireQueue(app.db, ctx, req.queue);
-      return { stats: toStats(queue, await queueStats(app.db, queue)) };
+      return { stats: toStats(queue, await queueStats(app.db, queue), await lastHour(app.db, queue)) };
     },
   };
 }

@@ -6,6 +6,7 @@ import { consumeStream } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
 import { deadLetterHandlers } from "./dead-letter-handlers.ts";
 import { groupHandlers } from "./group-handlers.ts";
+import { historyHandlers } from "./history-handlers.ts";
 import { publishHandlers } from "./publish-handlers.ts";
 import { pushHandlers } from "./push-handlers.ts";
 import { queueHandlers } from "./queue-handlers.ts";
@@ -15,6 +16,7 @@ import { settleHandlers } from "./settle-handlers.ts";
 export function queueService(app: AppContext): ServiceImpl<typeof QueueService> {
   return {
     ...queueHandlers(app),
+    ...historyHandlers(app),
     ...publishHandlers(app),
     ...consumeHandlers(app),
     ...consumeStream(app),

@@ -20,7 +20,7 @@ import type { NamedQueueRow } from "../store/queues.ts";
 import { ackMessage, type DeliveryKey, extendLease, nackMessage } from "../store/settlements.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { requireQueue } from "./find-queue.ts";
-import { idempotencyKey, once } from "./once.ts";
+import { idempotencyKey, isReplay, once } from "./once.ts";
 
 type SettleHandlers = Pick<
   ServiceImpl<typeof QueueService>,
@@ -191,6 +191,7 @@ function first<T>([result]: readonly T[]): T {
 interface Settlement {
   readonly messageId?: string | undefined;
   readonly acked?: boolean | undefined;
+  readonly already?: boolean | undefined;
   readonly nacked?: boolean | undefined;
   readonly extended?: boolean | undefined;
 }
@@ -210,6 +211,11 @@ export function tell(
 ): void {
   const settled = results.filter(({ acked, nacked, extended }) => acked || nacked || extended);
   if (settled.length === 0) return;
+  if (!isReplay(ctx)) {
+    const project = projectOf(ctx);
+    app.tally.add(project, queueName, "acked", settled.filter(({ acked, already }) => acked && !already).length);
+    app.tally.add(project, queueName, "nacked", settled.filter(({ nacked }) => nacked).length);
+  }
   app.handOuts.settled(settled.map(({ messageId }) => messageId ?? ""));
   app.wakeups.wake(settledTopic(projectOf(ctx), queueName));
   if (wakesConsumers) app.wakeups.wake(queueTopic(projectOf(ctx), queueName));

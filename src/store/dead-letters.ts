@@ -2,6 +2,7 @@ import { sql } from "kysely";
 import type { Db, DeathRecord, QueueRow } from "../db/schema.ts";
 import { type DeadLetterFilter, diedIn, isSelective, isWanted, keptBy } from "./dead-letter-filter.ts";
 import { headStart, lockLane, type MessageRow, TURN_SEQ } from "./messages.ts";
+import { recordWithTransaction } from "./queue-history.ts";
 import { holdQueue } from "./queues.ts";
 
 export interface Burial {
@@ -26,6 +27,7 @@ export async function buryMessages(
   messageIds: readonly string[],
   burial: Burial,
 ): Promise<void> {
+  await recordWithTransaction(trx, queue, "dead", messageIds.length);
   const deadLetterQueue = await holdDeadLetterQueue(trx, queue, burial);
   const grave = deadLetterQueue?.queue_id ?? queue.graveyard_id;
   if (deadLetterQueue !== undefined) await lockLane(trx, queue.project_id, grave);

@@ -3,6 +3,7 @@ import type { Db, QueueRow } from "../db/schema.ts";
 import { buryMessages } from "./dead-letters.ts";
 import { extendClaims, liveClaims, repeatClaims, setAside } from "./line-claims.ts";
 import { type MessageRow, removeAcked } from "./messages.ts";
+import { recordWithTransaction } from "./queue-history.ts";
 
 export interface LeaseMessages {
   /** Most messages to hand out. */
@@ -105,6 +106,7 @@ export async function expireLeases(trx: Db, queue: QueueRow): Promise<number> {
     returning m.message_id, m.failure_count, m.acked`.execute(trx);
   const acked = rows.filter((row) => row.acked).map((row) => row.message_id);
   if (acked.length > 0) await removeAcked(trx, queue, acked);
+  await recordWithTransaction(trx, queue, "expired", rows.length - acked.length);
   const dead = rows.filter((row) => !row.acked && row.failure_count > queue.max_retries).map((row) => row.message_id);
   if (dead.length > 0) await buryMessages(trx, queue, dead, { reason: "max_retries", error: "the lease ran out" });
   return rows.length;

@@ -4,6 +4,7 @@ import { pruneDeduplicationKeys } from "../store/deduplication.ts";
 import { pruneRateSlices } from "../store/groups.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
+import { pruneHistory } from "../store/queue-history.ts";
 import { pruneLaneCounts } from "../store/queue-stats.ts";
 import { pruneRedrives } from "../store/redrives.ts";
 import { pruneAckedMessages, pruneDroppedLanes, pruneLines, pruneMessages } from "../store/retention.ts";
@@ -29,6 +30,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneIdempotencyKeys,
     pruneDeduplicationKeys,
     pruneLaneCounts,
+    pruneHistory,
     pruneRateSlices,
     pruneRedrives,
     endOrphanedPushes,

@@ -8,12 +8,14 @@ import { leasesOf, releaseLeases } from "../store/leases.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { type PushableQueue, type PushTarget, pushableQueues } from "../store/push-subscriptions.ts";
 import { finishPush, type Push, type PushResult, pushedSubscriptions, startPush } from "../store/pushes.ts";
+import type { QueueTally } from "../store/queue-tally.ts";
 import { ackMessage, nackMessage } from "../store/settlements.ts";
 import type { AttemptOutcome, Egress } from "../webhook/post.ts";
 
 export interface PusherOptions {
   readonly db: Db;
   readonly wakeups: Wakeups;
+  readonly tally: QueueTally;
   readonly egress: Egress;
   /** Most messages in the course of being pushed by this node. */
   readonly concurrency: number;
@@ -80,11 +82,13 @@ export class Pusher {
     const seconds = Math.max(...subscriptions.map((target) => leaseSeconds(queue.visibility_timeout_seconds, target)));
     const memory = this.#memories.getOrBuild(queue.queue_id, newHandOutMemory);
     const request = { limit, visibilitySeconds: seconds + LEASE_MARGIN_SECONDS };
-    return (await handOut(this.#options.db, queue.project_id, queue.name, [request], memory))?.[0] ?? [];
+    const leased = (await handOut(this.#options.db, queue.project_id, queue.name, [request], memory))?.[0] ?? [];
+    this.#options.tally.add(queue.project_id, queue.name, "delivered", leased.length);
+    return leased;
   }
 
   async #push({ queue, subscriptions }: PushableQueue, message: MessageRow): Promise<void> {
-    const { db, wakeups } = this.#options;
+    const { db, wakeups, tally } = this.#options;
     const ids = subscriptions.map((target) => target.subscription_id);
     const done = await pushedSubscriptions(db, queue.project_id, ids, message.message_id);
     const targets = chooseTargets(subscriptions, message, done);
@@ -102,13 +106,16 @@ export class Pusher {
       }),
     );
     const failed = attempts.filter(({ outcome }) => outcome.kind !== "delivered");
-    await db.transaction().execute(async (trx) => {
+    const settled = await db.transaction().execute(async (trx) => {
       const key = { messageId: message.message_id, receipt: message.lease_token ?? undefined };
       const delayMs = Math.max(0, ...failed.map(({ outcome }) => retryDelayMs(message.failure_count + 1, outcome)));
       const delaySeconds = Math.ceil(delayMs / 1_000);
       let requeued = true;
-      if (failed.length === 0) await ackMessage(trx, queue, key);
-      else if (failed.some(({ outcome }) => outcome.kind === "failed" && outcome.error === "cancelled")) {
+      let counted: "acked" | "nacked" | undefined;
+      if (failed.length === 0) {
+        const ack = await ackMessage(trx, queue, key);
+        if (ack.acked && !ack.already) counted = "acked";
+      } else if (failed.some(({ outcome }) => outcome.kind === "failed" && outcome.error === "cancelled")) {
         await releaseLeases(trx, queue, leasesOf([message]));
       } else {
         const own = failed.map(({ target }) => target.max_retries ?? queue.max_retries);
@@ -122,11 +129,14 @@ export class Pusher {
             failed.find(({ target }) => target.dead_letter_queue_id)?.target.dead_letter_queue_id ?? undefined,
         });
         requeued = !nacked.nacked || nacked.requeued;
+        if (nacked.nacked) counted = "nacked";
       }
       for (const { push, outcome } of attempts) {
         await finishPush(trx, queue.project_id, push, toResult(outcome, requeued, delaySeconds));
       }
+      return counted;
     });
+    if (settled !== undefined) tally.add(queue.project_id, queue.name, settled, 1);
     wakeups.wake(queueTopic(queue.project_id, queue.name));
   }
 

@@ -1,5 +1,6 @@
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
+import type { QueueTally } from "../store/queue-tally.ts";
 import type { Egress } from "../webhook/post.ts";
 import { createDispatcher } from "./dispatcher.ts";
 import { groupKeeperTick } from "./group-keeper.ts";
@@ -15,6 +16,7 @@ import { createScheduler } from "./scheduler.ts";
 export interface WorkersOptions {
   readonly db: Db;
   readonly wakeups: Wakeups;
+  readonly tally: QueueTally;
   readonly egress: Egress;
   /** Most outbound requests of this node at a time: as many for runs as for pushes. */
   readonly concurrency: number;
@@ -35,10 +37,10 @@ const PRUNE_POLL_MS = 30_000;
 const HISTORY_POLL_MS = 5_000;
 
 /** Starts every worker of this node. */
-export function startWorkers({ db, wakeups, egress, concurrency, graceMs, onFault }: WorkersOptions): Workers {
+export function startWorkers({ db, wakeups, tally, egress, concurrency, graceMs, onFault }: WorkersOptions): Workers {
   const onError = (error: unknown, context: object): void => onFault(error, context);
   const dispatcher = createDispatcher({ db, egress, wakeups, concurrency, graceMs, onError });
-  const pusher = new Pusher({ db, wakeups, egress, concurrency, onFault: (fault) => onFault(fault, {}) });
+  const pusher = new Pusher({ db, wakeups, tally, egress, concurrency, onFault: (fault) => onFault(fault, {}) });
 
   const start = (name: string, tick: Tick, rest: Pick<LoopOptions, "idleMs" | "topic">): AsyncDisposable =>
     startLoop(tick, { name, wakeups, onError: (worker, error) => onFault(error, { worker }), ...rest });

@@ -32,6 +32,7 @@ const PATHS = {
   listRedrives: ["GET", "/queue/dlq/redrive_job/list/{queue}"],
   cancelRedrive: ["POST", "/queue/dlq/redrive_job/cancel/{redrive_id}"],
   getQueueStats: ["GET", "/queue/stats/{queue}"],
+  getQueueHistory: ["GET", "/queue/history/{queue}"],
   pauseQueue: ["POST", "/queue/pause/{queue}"],
   resumeQueue: ["POST", "/queue/resume/{queue}"],
   listBlockedGroups: ["GET", "/queue/groups/blocked/{queue}"],

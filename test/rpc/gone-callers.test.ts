@@ -12,6 +12,7 @@ import { consumeHandlers } from "../../src/rpc/consume-handlers.ts";
 import { consumeStream } from "../../src/rpc/consume-stream.ts";
 import { type AppContext, createAppContext, principalKey } from "../../src/rpc/context.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
+import { QueueTally } from "../../src/store/queue-tally.ts";
 import type { NamedQueueRow } from "../../src/store/queues.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { makeQueue, publish } from "../support/queues.ts";
@@ -25,6 +26,7 @@ beforeAll(async () => {
   t = await testDatabase();
   wakeups = new Wakeups(t.url);
   app = createAppContext({
+    tally: new QueueTally(t.db),
     db: t.db,
     wakeups,
     targets: { allowHttp: false, allowLoopback: false, allow: [] },

@@ -10,6 +10,7 @@ import { cronService } from "../../src/rpc/cron-service.ts";
 import { toConnectError } from "../../src/rpc/refusal.ts";
 import { taskService } from "../../src/rpc/task-service.ts";
 import { ensureProject } from "../../src/store/projects.ts";
+import { QueueTally } from "../../src/store/queue-tally.ts";
 import { createEgress } from "../../src/webhook/post.ts";
 import type { TargetPolicy } from "../../src/webhook/target.ts";
 import { createDispatcher, type Dispatcher, type DispatcherOptions } from "../../src/worker/dispatcher.ts";
@@ -62,6 +63,7 @@ export async function runWorld(): Promise<RunWorld> {
   const errors: unknown[] = [];
   const onError = (error: unknown): void => void errors.push(error);
   const app = createAppContext({
+    tally: new QueueTally(db),
     db,
     wakeups,
     targets,

@@ -5,6 +5,7 @@ import { leaseMessages } from "../../src/store/leases.ts";
 import { putPushSubscription } from "../../src/store/push-subscriptions.ts";
 import { endOrphanedPushes } from "../../src/store/pushes.ts";
 import { queueStats } from "../../src/store/queue-stats.ts";
+import { QueueTally } from "../../src/store/queue-tally.ts";
 import type { NamedQueueRow } from "../../src/store/queues.ts";
 import { ackMessage } from "../../src/store/settlements.ts";
 import { createEgress, type Egress } from "../../src/webhook/post.ts";
@@ -38,7 +39,14 @@ beforeEach(async () => {
 });
 
 function newPusher(): Pusher {
-  return new Pusher({ db: t.db, wakeups, egress, concurrency: 8, onFault: (fault) => faults.push(fault) });
+  return new Pusher({
+    db: t.db,
+    wakeups,
+    tally: new QueueTally(t.db),
+    egress,
+    concurrency: 8,
+    onFault: (fault) => faults.push(fault),
+  });
 }
 
 /** Ticks until nothing is left to take, and waits for what was taken. */

@@ -127,6 +127,7 @@ const CHECKS = [
      q queues%rowtype;
      project uuid;
      headers text[] := '{}';
+     ids text[];
    begin
      select * into limits from publish_limits;
      select p.project_id into project from projects p where p.name = p_project;
@@ -162,12 +163,18 @@ const CHECKS = [
        end if;
        insert into queues (project_id, name) values (project, p_queue) on conflict (project_id, name) do nothing;
      end loop;
-     return array(
-       select carillon_format_id('msg', put.message_id)
-       from carillon_put_messages(
+     with published as materialized (
+       select put.* from carillon_put_messages(
          q.project_id, q.queue_id, q.type = 'fifo', case when q.enable_priority then 1 else 0 end,
          q.message_retention_days, q.content_deduplication, q.deduplication_window_seconds,
-         p_group_ids, p_priorities, p_delays, p_ttls, p_keys, p_payloads, p_content_types, headers) put);
+         p_group_ids, p_priorities, p_delays, p_ttls, p_keys, p_payloads, p_content_types, headers) put
+     ),
+     counted as (
+       insert into queue_history (project_id, queue_id, published)
+       select q.project_id, q.queue_id, count(*) from published where not deduplicated having count(*) > 0
+     )
+     select array_agg(carillon_format_id('msg', message_id)) into ids from published;
+     return ids;
    end $$`,
 
   // A whole number of a message in a batch; null where it is not given.

@@ -1,3 +1,6 @@
+insert into queue_history (project_id, queue_id, "dead")
+values ($1, $2, $3);
+
 with turn as (select nextval('lane_turns') * 100000 as seq),
 died as (
   delete from messages
