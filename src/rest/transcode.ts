@@ -60,6 +60,10 @@ interface Exchange {
 
 /** How long what is left of an HTTP/2 request may still come after its answer, in milliseconds. */
 const LINGER_MS = 1_000;
+/** Why a call ends when its response is over. It is one for all calls, as each would take a stack trace. */
+const GONE = new ConnectError("the client went away", Code.Canceled);
+/** Longest HTTP/1.1 answer that is sent as one string with its head, which is one write instead of two. */
+const MAX_STRING_BYTES = 16_384;
 const LENIENT: Strictness = { pathBody: false, unknownFields: false };
 
 /**
@@ -86,7 +90,7 @@ export function createRestHandler(options: RestOptions): (request: RestRequest, 
 
 function open(request: RestRequest, response: RestResponse): Exchange {
   const gone = new AbortController();
-  response.once("close", () => gone.abort(new ConnectError("the client went away", Code.Canceled)));
+  response.once("close", () => gone.abort(GONE));
   // A connection that breaks is told by "close"; without a listener "error" would end the process.
   response.on("error", () => {});
   // (The HTTP/2 response tells of its end only when the whole stream has ended.)
@@ -236,7 +240,8 @@ function send({ request, response }: Exchange, status: number, json: string): vo
   response.setHeader("content-type", "application/json");
   response.setHeader("content-length", bytes.length);
   if (request.method === "HEAD") response.end();
-  else response.end(bytes);
+  else if ("stream" in response || bytes.length > MAX_STRING_BYTES) response.end(bytes);
+  else response.end(bytes.toString("latin1"), "latin1");
 }
 
 async function readAll(result: UniversalServerResponse): Promise<Buffer> {

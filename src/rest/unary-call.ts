@@ -30,7 +30,7 @@ export async function callUnary(target: UnaryMethod, input: CallInput): Promise<
     requestHeader: header,
     responseHeader: new Headers(),
     responseTrailer: new Headers(),
-    timeoutMs: timeout.timeoutMs,
+    timeoutMs: timeout.error === undefined ? timeout.timeoutMs : undefined,
     contextValues,
   });
   const leave = () => call.abort(gone.reason);

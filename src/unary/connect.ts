@@ -36,7 +36,7 @@ export async function answerConnect(
     requestHeader: header,
     responseHeader: new Headers({ "content-type": isBinary ? contentTypeUnaryProto : contentTypeUnaryJson }),
     responseTrailer: new Headers(),
-    timeoutMs: timeout.timeoutMs,
+    timeoutMs: timeout.error === undefined ? timeout.timeoutMs : undefined,
     contextValues,
   });
   exchange.attach(call);

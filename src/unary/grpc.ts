@@ -24,7 +24,7 @@ export async function answerGrpc(
     requestHeader: header,
     responseHeader: new Headers({ "content-type": isBinary ? contentTypeProto : contentTypeJson }),
     responseTrailer: new Headers({ "grpc-status": "0" }),
-    timeoutMs: timeout.timeoutMs,
+    timeoutMs: timeout.error === undefined ? timeout.timeoutMs : undefined,
     contextValues,
   });
   if (compression.response !== null) call.responseHeader.set("grpc-encoding", compression.response.name);
