@@ -32,7 +32,7 @@ for (const file of process.argv.slice(2)) {
     add(byOwner, owner, time);
     add(byFunction, `${frame.functionName || "(anonymous)"}, ${owner}`, time);
   }
-  process.stdout.write(`${basename(file)}: ${(busy / 1e6).toFixed(1)} s of processor time\n`);
+  process.stdout.write(`${basename(file)}: ${(busy / 1e6).toFixed(1)} s busy\n`);
   print(byOwner, busy, byOwner.size);
   process.stdout.write("  of which, by function:\n");
   print(byFunction, busy, FUNCTIONS);

@@ -1,6 +1,6 @@
 import { cycleWithClaims } from "../claim-probe.ts";
 import { Carillon } from "../contestants/carillon.ts";
-import { fill } from "../fill.ts";
+import { fillLine } from "../fill.ts";
 import type { Scenario } from "../scope.ts";
 import { ratios } from "../verdict.ts";
 
@@ -17,7 +17,7 @@ export const backlog: Scenario = {
     const shallow = scope.use(await Carillon.open(shallowNode.node));
     const deepNode = await scope.startCarillon();
     const deep = scope.use(await Carillon.open(deepNode.node));
-    await fill(deep, depth);
+    await fillLine(deepNode.database, deep.queue, depth);
     await deepNode.database.query("vacuum analyze");
     await deepNode.database.query("checkpoint");
     const rounds = await scope.alternate([

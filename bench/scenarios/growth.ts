@@ -5,7 +5,7 @@ import { Carillon } from "../contestants/carillon.ts";
 import type { Contestant } from "../contestants/contestant.ts";
 import { createQueues } from "../create-queues.ts";
 import { type CycleOptions, rateOver, startCycle } from "../cycle.ts";
-import { fill } from "../fill.ts";
+import { fillLine } from "../fill.ts";
 import { closedLoop, type Measures } from "../measure.ts";
 import { newOrder, newOrders, type Order } from "../order.ts";
 import type { Entry, Scenario, Scope } from "../scope.ts";
@@ -112,10 +112,10 @@ async function byNodes(scope: Scope): Promise<Entry[]> {
 async function byDepth(scope: Scope): Promise<Entry[]> {
   const depths = [0, 10_000, 100_000, 1_000_000].filter((depth) => depth <= scope.settings.depth);
   const entries: Entry[] = [];
-  const { node } = await scope.startCarillon();
+  const { node, database } = await scope.startCarillon();
   for (const depth of depths) {
     const carillon = scope.use(await Carillon.open(node, { queue: `depth-${depth}` }));
-    await fill(carillon, depth);
+    await fillLine(database, carillon.queue, depth);
     entries.push({ name: `depth=${depth}`, measure: () => cycleRate(scope, carillon, {}, false) });
   }
   return entries;
