@@ -16,6 +16,7 @@ import {
   type TwinOptions,
 } from "./twins.ts";
 
+const SOON = { timeout: 10_000 };
 const auth = { authorization: `Bearer ${KEY}` };
 const grpc = { "content-type": "application/grpc", te: "trailers", ...auth };
 const connectJson = { "content-type": "application/json", ...auth };
@@ -60,8 +61,8 @@ describe.each(FACES)("%s", (name, made) => {
   test("a client that cancels a call ends the implementation's work, which hears why", async () => {
     const [short, reference] = await both({}, async (twin) => {
       await call(twin, made("wait"), twin.waiting());
-      await expect.poll(() => twin.seen.length).toBe(1);
-      await expect.poll(() => twin.lines.length).toBe(1);
+      await expect.poll(() => twin.seen.length, SOON).toBe(1);
+      await expect.poll(() => twin.lines.length, SOON).toBe(1);
       return { seen: twin.seen, code: twin.lines[0]?.["code"], faults: twin.faults };
     });
     expect(short).toEqual(reference);
@@ -85,7 +86,7 @@ describe.each(FACES)("%s", (name, made) => {
       const { headers, chunks } = made("context");
       const more = { "x-one": "1", "user-agent": "test", "grpc-timeout": "5S", "connect-timeout-ms": "5000" };
       await call(twin, { headers: { ...headers, ...more }, chunks });
-      await expect.poll(() => twin.seen.length).toBe(2);
+      await expect.poll(() => twin.seen.length, SOON).toBe(2);
       return twin.seen;
     });
     expect(short).toEqual(reference);
@@ -96,7 +97,7 @@ describe.each(FACES)("%s", (name, made) => {
     const [short, reference] = await both({}, async (twin) => {
       const { headers, chunks } = made(queue);
       await call(twin, { headers: { ...headers, "x-request-id": "r-1" }, chunks });
-      await expect.poll(() => twin.lines.length).toBe(1);
+      await expect.poll(() => twin.lines.length, SOON).toBe(1);
       return twin.lines.map(({ ms, time, ...line }) => ({ ...line, hasTime: typeof ms === "number" }));
     });
     expect(short).toEqual(reference);
@@ -109,7 +110,7 @@ describe.each(FACES)("%s", (name, made) => {
       const unread = name === "gRPC" ? envelope(Uint8Array.of(0x0f)) : Buffer.from("{");
       await call(twin, { headers: { ...headers, authorization: "Bearer other" }, chunks: [] });
       await call(twin, { headers, chunks: [unread] });
-      await expect.poll(() => twin.lines.length).toBe(2);
+      await expect.poll(() => twin.lines.length, SOON).toBe(2);
       return twin.lines.map(({ code, method }) => ({ code, method }));
     });
     expect(short).toEqual(reference);
@@ -130,7 +131,7 @@ test("an HTTP/1.1 client that hangs up ends the implementation's work", async ()
     const fields = ["Content-Type: application/json", `Content-Length: ${body.length}`, "", ""];
     const waits = twin.waiting();
     await callHttp1(twin, [[...head, ...fields].join("\r\n"), body], waits);
-    await expect.poll(() => twin.seen.length).toBe(1);
+    await expect.poll(() => twin.seen.length, SOON).toBe(1);
     return { seen: twin.seen, faults: twin.faults };
   });
   expect(short).toEqual(reference);
@@ -159,7 +160,7 @@ test.each([
 });
 
 test("an HTTP/2 request that never ends is reset", async () => {
-  const [short, reference] = await both({ requestTimeoutMs: 200 }, (twin) =>
+  const [short, reference] = await both({ requestTimeoutMs: 1_000 }, (twin) =>
     call(twin, { headers: connectJson, chunks: [Buffer.from("{")], isLeftOpen: true }),
   );
   expect(short).toEqual(reference);
@@ -167,8 +168,8 @@ test("an HTTP/2 request that never ends is reset", async () => {
 });
 
 test("a call that runs for longer than a request may arrive goes on", async () => {
-  const [short, reference] = await both({ requestTimeoutMs: 100 }, (twin) => {
-    const headers = { ...grpc, "grpc-timeout": "400m" };
+  const [short, reference] = await both({ requestTimeoutMs: 1_000 }, (twin) => {
+    const headers = { ...grpc, "grpc-timeout": "2S" };
     return call(twin, { headers, chunks: [envelope(binary({ queue: "wait" }))] });
   });
   expect(short).toEqual(reference);
