@@ -15,7 +15,7 @@ import type { Db } from "../db/schema.ts";
 import { queueTopic } from "../db/wakeups.ts";
 import { formatCursor, parseCursor } from "../domain/cursor.ts";
 import { Refusal } from "../errors.ts";
-import { purgeQueue } from "../store/messages.ts";
+import { purgeQueue } from "../store/purge.ts";
 import { lastHour } from "../store/queue-history.ts";
 import { queueStats } from "../store/queue-stats.ts";
 import {

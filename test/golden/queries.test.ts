@@ -11,7 +11,8 @@ import {
 import { buryMessages, listDeadLetters } from "../../src/store/dead-letters.ts";
 import { claimKey } from "../../src/store/idempotency.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases } from "../../src/store/leases.ts";
-import { publishMessages, purgeQueue, removeAcked } from "../../src/store/messages.ts";
+import { publishMessages, removeAcked } from "../../src/store/messages.ts";
+import { purgeQueue } from "../../src/store/purge.ts";
 import { pushableQueues } from "../../src/store/push-subscriptions.ts";
 import { finishPush, startPush } from "../../src/store/pushes.ts";
 import { foldLaneChanges, queueStats } from "../../src/store/queue-stats.ts";

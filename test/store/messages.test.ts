@@ -3,7 +3,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import type { Db, QueueRow } from "../../src/db/schema.ts";
 import { countDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { expireLeases, leaseMessages, liveLeases, releaseLeases, repeatLeases } from "../../src/store/leases.ts";
-import { type MessageRow, purgeQueue } from "../../src/store/messages.ts";
+import type { MessageRow } from "../../src/store/messages.ts";
+import { purgeQueue } from "../../src/store/purge.ts";
 import { queueStats } from "../../src/store/queue-stats.ts";
 import { deleteQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes, pruneMessages } from "../../src/store/retention.ts";

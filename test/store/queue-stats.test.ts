@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import type { QueueRow } from "../../src/db/schema.ts";
 import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { expireLeases, leaseMessages, leasesOf, releaseLeases } from "../../src/store/leases.ts";
-import { purgeQueue } from "../../src/store/messages.ts";
+import { purgeQueue } from "../../src/store/purge.ts";
 import { foldLaneChanges, pruneLaneCounts, queueStats } from "../../src/store/queue-stats.ts";
 import type { QueueSettings } from "../../src/store/queues.ts";
 import { pruneMessages } from "../../src/store/retention.ts";
