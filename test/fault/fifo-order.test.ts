@@ -69,8 +69,8 @@ test("each group of a FIFO queue stays in order, one message at a time, whoever 
   expect(await slept).toBeGreaterThanOrEqual(STALE_SETTLEMENTS);
   const nacks = history.settlements.filter(({ verb, outcome }) => verb === "nack" && outcome === "done");
   expect(nacks.length).toBeGreaterThan(MESSAGES / 100);
-  // Each kill was felt.
-  expect(history.unknowns.size).toBeGreaterThan(0);
+  // The kills were felt.
+  expect(history.unanswered).toBeGreaterThan(NODES);
   expect(history.redeliveries).toBeGreaterThan(STALE_SETTLEMENTS);
 });
 

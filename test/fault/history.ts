@@ -119,6 +119,11 @@ export class Recorder implements History {
     this.unknowns.set(name, (this.unknowns.get(name) ?? 0) + 1);
   }
 
+  /** How many calls got no answer and how many streams broke. */
+  get unanswered(): number {
+    return [...this.unknowns.values()].reduce((sum, count) => sum + count, 0);
+  }
+
   /** Each further hand-out of a message that was handed out before, by the newest that a client knew of. */
   get redeliveries(): number {
     return new Set(this.handOuts.map(({ receipt }) => receipt)).size - this.newest.size;

@@ -87,9 +87,8 @@ test("nothing is lost, made up, or handed out too early or too late, whoever is 
   await expectPromisesKept("total queue", history, slip);
   expect(happened).toHaveLength(ROUNDS * FAULTS.length);
   expect(await slept).toBeGreaterThanOrEqual(STALE_SETTLEMENTS);
-  // Each fault was felt.
-  expect(history.unknowns.size).toBeGreaterThan(0);
-  expect(history.streams.length).toBeGreaterThan(4);
+  // The faults were felt.
+  expect(history.unanswered).toBeGreaterThan(FAULTS.length);
   expect(history.redeliveries).toBeGreaterThan(STALE_SETTLEMENTS);
 });
 
