@@ -15,6 +15,7 @@ export interface Database {
   publish_limits: PublishLimitsTable;
   message_groups: MessageGroupsTable;
   group_changes: GroupChangesTable;
+  group_change_floors: GroupChangeFloorsTable;
   rate_slices: RateSlicesTable;
   dropped_lanes: DroppedLanesTable;
   redrives: RedrivesTable;
@@ -195,6 +196,16 @@ interface GroupChangesTable {
   group_id: string;
   depth: number;
   in_flight: number;
+}
+
+/** How far the changes of a queue's groups have been taken in. */
+interface GroupChangeFloorsTable {
+  project_id: string;
+  queue_id: string;
+  floor_id: Generated<string>;
+  floor: string;
+  next_floor: string;
+  next_xid: string;
 }
 
 /** Hand-outs of a group, or of the whole queue, in one slice of a rate's period. */

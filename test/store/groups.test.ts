@@ -160,13 +160,43 @@ describe("the rows of groups", () => {
     expect(truth.length).toBeGreaterThan(0);
   });
 
+  test("miss no change that commits late, however many came after it", async () => {
+    const queue = await makeQueue(t.db, project, { type: "fifo" });
+    await publish(t.db, queue, ["held"], { groupId: "slow" });
+    const [slow] = await consume(queue);
+    const acked = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    // Its change gets a number now and can be seen when the transaction ends.
+    const acking = inTransaction(async (trx) => {
+      await ackMessage(trx, queue, key(slow));
+      acked.resolve();
+      await goOn.promise;
+    });
+    await acked.promise;
+    for (let i = 0; i < 6; i++) {
+      await publishEach(
+        queue,
+        Array.from({ length: 700 }, (_, n) => `${i}-${n}`),
+      );
+      while ((await inTransaction((trx) => refreshGroups(trx, queue))) > 0);
+    }
+    const floors = () =>
+      t.db.selectFrom("group_change_floors").selectAll().where("queue_id", "=", queue.queue_id).execute();
+    expect(await floors()).toHaveLength(1);
+    goOn.resolve();
+    await acking;
+    const { said, truth } = await groupsAndTruth(t.db, queue);
+    expect(said).toEqual(truth);
+    expect(said.map((group) => group.group_id)).not.toContain("slow");
+  });
+
   test("go with the queue", async () => {
     const queue = await makeQueue(t.db, project, { type: "fifo" });
     await publish(t.db, queue, ["x"], { groupId: "g" });
     await inTransaction((trx) => refreshGroups(trx, queue));
     await publish(t.db, queue, ["y"], { groupId: "g" });
     await inTransaction((trx) => deleteQueue(trx, queue));
-    for (const table of ["message_groups", "group_changes"] as const) {
+    for (const table of ["message_groups", "group_changes", "group_change_floors"] as const) {
       expect(await t.db.selectFrom(table).selectAll().where("queue_id", "=", queue.queue_id).execute()).toEqual([]);
     }
   });

@@ -16,6 +16,9 @@ export const BY_INDEX =
 const FOLD_STEP = 300;
 const LOOK_STEP = 200;
 
+/** By how many numbers of changes the floor is raised at a time. */
+const FLOOR_STEP = 1_000;
+
 /** Slices of a rate's period. What was handed out in one counts until a whole period after the last of it. */
 export const SLICES = 60;
 
@@ -95,16 +98,29 @@ const STATEMENTS = [
      folded int;
      touched text[];
      base bigint;
+     newest group_change_floors%rowtype;
+     is_over boolean;
+     ids bigint[];
    begin
-     if not exists (select from group_changes c where c.project_id = q.project_id and c.queue_id = q.queue_id) then
-       return 0;
+     select * into newest from group_change_floors f where f.project_id = q.project_id and f.queue_id = q.queue_id
+     order by f.floor_id desc limit 1;
+     is_over := newest is null or newest.next_xid <= pg_snapshot_xmin(pg_current_snapshot());
+     ids := array(
+       select c.change_id from group_changes c
+       where c.project_id = q.project_id and c.queue_id = q.queue_id and c.change_id > coalesce(newest.floor, 0)
+       order by c.change_id limit p_step);
+     if ids = '{}' then return 0; end if;
+     -- What has committed late, below the next floor, is still to be taken in before that becomes the floor.
+     if is_over and ids[1] > coalesce(newest.next_floor, 0) + ${FLOOR_STEP} then
+       insert into group_change_floors (project_id, queue_id, floor, next_floor, next_xid)
+       values (q.project_id, q.queue_id, coalesce(newest.next_floor, 0), ids[1] - 1, pg_snapshot_xmax(pg_current_snapshot()));
+       delete from group_change_floors f
+       where f.project_id = q.project_id and f.queue_id = q.queue_id and f.floor_id <= newest.floor_id;
      end if;
      base := nextval('group_turns') * 100000;
      with taken as (
        delete from group_changes c
-       where c.project_id = q.project_id and c.queue_id = q.queue_id and c.change_id = any(array(
-         select n.change_id from group_changes n where n.project_id = q.project_id and n.queue_id = q.queue_id
-         order by n.change_id limit p_step))
+       where c.project_id = q.project_id and c.queue_id = q.queue_id and c.change_id = any(ids)
        returning c.change_id, c.group_id, c.depth, c.in_flight
      ),
      summed as materialized (

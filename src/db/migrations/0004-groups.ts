@@ -64,6 +64,19 @@ const STATEMENTS = [
      primary key (project_id, queue_id, change_id)
    ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.1)`,
 
+  // How far changes have been taken in, so that nobody walks over the remains of old ones. floor: no change up to it is
+  // or will be there. next_floor becomes the floor when every transaction before next_xid has ended and nothing of
+  // theirs is left below it. The newest row counts; rows are added rather than updated, so that it is the first in its index.
+  `create table group_change_floors (
+     project_id uuid not null,
+     queue_id uuid not null,
+     floor_id bigint generated always as identity,
+     floor bigint not null,
+     next_floor bigint not null,
+     next_xid xid8 not null,
+     primary key (project_id, queue_id, floor_id)
+   ) with (autovacuum_vacuum_scale_factor = 0.02)`,
+
   // Hand-outs that count against a rate, by the slice of time in which they fell: those of one group, or with of_queue
   // those of the whole queue.
   `create table rate_slices (
@@ -158,6 +171,7 @@ const STATEMENTS = [
      end if;
      delete from group_changes where project_id = old.project_id and queue_id = old.queue_id;
      delete from message_groups where project_id = old.project_id and queue_id = old.queue_id;
+     delete from group_change_floors where project_id = old.project_id and queue_id = old.queue_id;
      if tg_op = 'UPDATE' and new.grouped then
        insert into message_groups (project_id, queue_id, group_id, depth, in_flight, ready, ready_at, turn)
        select old.project_id, old.queue_id, g.group_id, g.depth, g.in_flight, false, carillon_now(),
