@@ -1,5 +1,5 @@
 import { type RawBuilder, sql } from "kysely";
-import type { QueueRow } from "../db/schema.ts";
+import type { Db, QueueRow } from "../db/schema.ts";
 
 /** Which dead letters are meant: those that meet all that is given. */
 export interface DeadLetterFilter {
@@ -16,21 +16,38 @@ export interface DeadLetterFilter {
   readonly errorContains?: string | undefined;
 }
 
-/** Those dead letters `m` that died in the queue, at the times and with the ids that the filter gives: what an index finds. */
-export function diedIn(queue: QueueRow, filter: DeadLetterFilter): RawBuilder<boolean> {
-  return sql`m.project_id = ${queue.project_id} and m.source_queue_id = ${queue.queue_id} and not m.acked ${within(filter)}`;
+/**
+ * Has the planner follow indexes until the transaction ends. As long as no statistics tell how many dead letters there
+ * are, it would rather read and sort all of them for the first few.
+ */
+export async function walkByIndex(trx: Db): Promise<void> {
+  await sql`select set_config('enable_bitmapscan', 'off', true)`.execute(trx);
 }
 
-/** Those dead letters `m` that the queue keeps for others; else as diedIn. */
-export function keptBy(queue: QueueRow, filter: DeadLetterFilter): RawBuilder<boolean> {
-  return sql`m.project_id = ${queue.project_id} and m.queue_id = ${queue.queue_id} and m.source_queue_id is not null
-    and not m.acked ${within(filter)}`;
+/**
+ * `from … where …` of the dead letters `m` that died in the queue, at the times and with the ids that the filter gives:
+ * what an index finds.
+ */
+export function fromDied(queue: QueueRow, filter: DeadLetterFilter): RawBuilder<unknown> {
+  return from(sql`m.project_id = ${queue.project_id} and m.source_queue_id = ${queue.queue_id}`, filter);
 }
 
-function within({ messageIds, since, until }: DeadLetterFilter): RawBuilder<unknown> {
-  return sql`${messageIds === undefined ? sql`` : sql`and m.message_id = any(${messageIds}::uuid[])`}
+/** Of those that the queue keeps for others; else as fromDied. */
+export function fromKept(queue: QueueRow, filter: DeadLetterFilter): RawBuilder<unknown> {
+  const lane = sql`m.project_id = ${queue.project_id} and m.queue_id = ${queue.queue_id} and m.source_queue_id is not null`;
+  return from(lane, filter);
+}
+
+/** Ids are looked up one by one, because the planner may otherwise walk through the whole lane for them. */
+function from(lane: RawBuilder<unknown>, { messageIds, since, until }: DeadLetterFilter): RawBuilder<unknown> {
+  const times = sql`
     ${since === undefined ? sql`` : sql`and m.dead_lettered_at >= ${since}::timestamptz`}
     ${until === undefined ? sql`` : sql`and m.dead_lettered_at < ${until}::timestamptz`}`;
+  if (messageIds === undefined) return sql`from messages m where ${lane} and not m.acked ${times}`;
+  return sql`
+    from (select distinct unnest(${messageIds}::uuid[]) as message_id) given
+    cross join lateral (select m.* from messages m where ${lane} and m.message_id = given.message_id limit 1) m
+    where not m.acked ${times}`;
 }
 
 /** Whether rows have to be looked at for what no index knows. */

@@ -1,6 +1,6 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
-import { type DeadLetterFilter, diedIn, IS_FREE, isSelective, isWanted } from "./dead-letter-filter.ts";
+import { type DeadLetterFilter, fromDied, IS_FREE, isSelective, isWanted, walkByIndex } from "./dead-letter-filter.ts";
 import type { DeathPosition } from "./dead-letters.ts";
 import { headStart, lockLane, TURN_SEQ } from "./messages.ts";
 
@@ -21,8 +21,14 @@ export async function drawCut(db: Db): Promise<string> {
 
 const before = (cut: string | undefined) => (cut === undefined ? sql`` : sql`and m.seq < ${cut}::bigint`);
 
-/** Dead letters to move, by ids and by the seqs of the deaths that are meant. */
+/** The row of `found`, looked up by its whole key: any condition more may make the planner walk through the lane. */
+const byKey = (queue: QueueRow) => sql`
+  select m.* from messages m
+  where m.project_id = ${queue.project_id} and m.queue_id = found.queue_id and m.message_id = found.message_id limit 1`;
+
+/** Dead letters to move: the lanes that keep them, their ids, and the seqs of the deaths that are meant. */
 export interface FoundDeadLetters {
+  readonly laneIds: readonly string[];
   readonly messageIds: readonly string[];
   readonly seqs: readonly string[];
   /** Where to look on. Undefined: there is nothing to look at any more. */
@@ -31,7 +37,7 @@ export interface FoundDeadLetters {
 
 /** Looks for up to `limit` free dead letters of a queue, oldest first, from the one after `after`, in a bounded number. */
 export async function findFreeDeadLetters(
-  db: Db,
+  trx: Db,
   queue: QueueRow,
   filter: DeadLetterFilter,
   { after, cut, limit }: { readonly after?: DeathPosition | undefined; readonly cut?: string; readonly limit: number },
@@ -41,7 +47,9 @@ export async function findFreeDeadLetters(
       ? sql``
       : sql`and (m.dead_lettered_at, m.seq) > (${after.deadLetteredAt}::timestamptz, ${after.seq}::bigint)`;
   const step = isSelective(filter) ? Math.max(limit, STEP) : limit;
+  await walkByIndex(trx);
   const { rows } = await sql<{
+    lane_ids: string[];
     message_ids: string[];
     seqs: string[];
     found_at: Date | null;
@@ -50,30 +58,30 @@ export async function findFreeDeadLetters(
     walked_seq: string | null;
   }>`
     with walk as materialized (
-      select m.* from messages m where ${diedIn(queue, filter)} ${before(cut)} ${page}
+      select m.* ${fromDied(queue, filter)} ${before(cut)} ${page}
       order by m.dead_lettered_at, m.seq limit ${step}
     ),
     found as materialized (
-      select m.message_id, m.dead_lettered_at, m.seq from walk m where ${IS_FREE} and ${isWanted(filter)}
+      select m.queue_id, m.message_id, m.dead_lettered_at, m.seq from walk m where ${IS_FREE} and ${isWanted(filter)}
       order by m.dead_lettered_at, m.seq limit ${limit}
     ),
     edge as (select dead_lettered_at, seq from walk order by dead_lettered_at desc, seq desc limit 1)
-    select array(select message_id from found order by dead_lettered_at, seq) as message_ids,
+    select array(select queue_id from found order by dead_lettered_at, seq) as lane_ids,
+           array(select message_id from found order by dead_lettered_at, seq) as message_ids,
            array(select seq from found order by dead_lettered_at, seq) as seqs,
            (select max(dead_lettered_at) from found) as found_at,
            (select count(*)::int from walk) as walked,
-           (select dead_lettered_at from edge) as walked_at, (select seq from edge) as walked_seq`.execute(db);
+           (select dead_lettered_at from edge) as walked_at, (select seq from edge) as walked_seq`.execute(trx);
   const row = rows[0];
   if (row === undefined) throw new Error("an aggregate without a row");
-  const { message_ids: messageIds, seqs } = row;
+  const { lane_ids: laneIds, message_ids: messageIds, seqs } = row;
+  const found = { laneIds, messageIds, seqs };
   const lastSeq = seqs.at(-1);
   if (messageIds.length === limit && row.found_at !== null && lastSeq !== undefined) {
-    return { messageIds, seqs, next: { deadLetteredAt: row.found_at, seq: lastSeq } };
+    return { ...found, next: { deadLetteredAt: row.found_at, seq: lastSeq } };
   }
-  if (row.walked < step || row.walked_at === null || row.walked_seq === null) {
-    return { messageIds, seqs, next: undefined };
-  }
-  return { messageIds, seqs, next: { deadLetteredAt: row.walked_at, seq: row.walked_seq } };
+  if (row.walked < step || row.walked_at === null || row.walked_seq === null) return { ...found, next: undefined };
+  return { ...found, next: { deadLetteredAt: row.walked_at, seq: row.walked_seq } };
 }
 
 /**
@@ -85,15 +93,17 @@ export async function moveDeadLetters(
   trx: Db,
   queue: QueueRow,
   to: QueueRow,
-  { messageIds, seqs }: Pick<FoundDeadLetters, "messageIds" | "seqs">,
+  { laneIds, messageIds, seqs }: Omit<FoundDeadLetters, "next">,
 ): Promise<number> {
   if (messageIds.length === 0) return 0;
   await lockLane(trx, to.project_id, to.queue_id);
   const { rows } = await sql<{ count: number }>`
     with turn as (select ${TURN_SEQ} as seq),
     picked as materialized (
-      select m.project_id, m.queue_id, m.message_id from messages m
-      where ${diedIn(queue, { messageIds })} and m.seq = any(${seqs}::bigint[]) and ${IS_FREE} for update skip locked
+      select m.project_id, m.queue_id, m.message_id
+      from unnest(${laneIds}::uuid[], ${messageIds}::uuid[], ${seqs}::bigint[]) as found (queue_id, message_id, seq)
+      cross join lateral (${byKey(queue)} for update skip locked) m
+      where m.seq = found.seq and m.source_queue_id = ${queue.queue_id} and not m.acked and ${IS_FREE}
     ),
     risen as (
       delete from messages m using picked
@@ -150,11 +160,12 @@ export async function countDeadLetters(
   filter: DeadLetterFilter,
   { leased = false, cut }: { readonly leased?: boolean; readonly cut?: string } = {},
 ): Promise<number> {
+  await walkByIndex(db);
   let count = 0;
   for (let after = FIRST_ID; ; ) {
     const { rows } = await sql<{ found: number; last: string | null }>`
       with walk as materialized (
-        select m.* from messages m where ${diedIn(queue, filter)} ${before(cut)} and m.message_id > ${after}
+        select m.* ${fromDied(queue, filter)} ${before(cut)} and m.message_id > ${after}
         order by m.message_id limit ${STEP}
       )
       select (select count(*)::int from walk m where ${leased ? sql`true` : IS_FREE} and ${isWanted(filter)}) as found,
@@ -173,21 +184,25 @@ export async function purgeDeadLetters(
   filter: DeadLetterFilter,
   cut: string,
 ): Promise<number> {
+  await walkByIndex(trx);
   let purged = 0;
   for (let after = FIRST_ID; ; ) {
     // In the order of ids, as all that wait for many messages.
     const { rows } = await sql<{ purged: number; last: string | null }>`
       with walk as materialized (
-        select m.* from messages m where ${diedIn(queue, filter)} ${before(cut)} and m.message_id > ${after}
+        select m.* ${fromDied(queue, filter)} ${before(cut)} and m.message_id > ${after}
         order by m.message_id limit ${STEP}
       ),
+      wanted as materialized (
+        select m.queue_id, m.message_id from walk m where ${isWanted(filter)} order by m.message_id
+      ),
+      locked as materialized (
+        select m.project_id, m.queue_id, m.message_id from wanted found cross join lateral (${byKey(queue)} for update) m
+        where m.source_queue_id = ${queue.queue_id} and not m.acked ${before(cut)}
+      ),
       gone as (
-        delete from messages m
-        where m.project_id = ${queue.project_id} and m.source_queue_id = ${queue.queue_id} and m.message_id = any(array(
-          select m.message_id from messages m
-          where ${diedIn(queue, {})} ${before(cut)}
-            and m.message_id = any(array(select m.message_id from walk m where ${isWanted(filter)}))
-          order by m.message_id for update))
+        delete from messages m using locked
+        where m.project_id = locked.project_id and m.queue_id = locked.queue_id and m.message_id = locked.message_id
         returning m.project_id, m.queue_id, m.message_id
       ),
       bodies as (

@@ -1,6 +1,6 @@
 import { sql } from "kysely";
 import type { Db, DeathRecord, QueueRow } from "../db/schema.ts";
-import { type DeadLetterFilter, diedIn, isSelective, isWanted, keptBy } from "./dead-letter-filter.ts";
+import { type DeadLetterFilter, fromDied, fromKept, isSelective, isWanted, walkByIndex } from "./dead-letter-filter.ts";
 import { headStart, lockLane, type MessageRow, TURN_SEQ } from "./messages.ts";
 import { recordWithTransaction } from "./queue-history.ts";
 import { holdQueue } from "./queues.ts";
@@ -108,9 +108,11 @@ export async function listDeadLetters(
     after === undefined
       ? sql``
       : sql`and (m.dead_lettered_at, m.seq) < (${after.deadLetteredAt}::timestamptz, ${after.seq}::bigint)`;
-  const { rows } = await sql<MessageRow & { seq: string; walked: number; walked_at: Date; walked_seq: string }>`
+  const { rows } = await inTransaction(db, async (trx) => {
+    await walkByIndex(trx);
+    return sql<MessageRow & { seq: string; walked: number; walked_at: Date; walked_seq: string }>`
     with walk as materialized (
-      select m.* from messages m where ${scope === "source" ? diedIn(queue, filter) : keptBy(queue, filter)} ${page}
+      select m.* ${scope === "source" ? fromDied(queue, filter) : fromKept(queue, filter)} ${page}
       order by m.dead_lettered_at desc, m.seq desc limit ${step}
     ),
     wanted as materialized (
@@ -127,7 +129,8 @@ export async function listDeadLetters(
     left join message_bodies b
       on b.project_id = m.project_id and b.queue_id = m.queue_id and b.message_id = m.message_id
     left join queues source on source.project_id = m.project_id and source.queue_id = m.source_queue_id
-    order by m.dead_lettered_at desc, m.seq desc`.execute(db);
+    order by m.dead_lettered_at desc, m.seq desc`.execute(trx);
+  });
   const found = rows.filter((row) => row.message_id !== null);
   const [edge] = rows;
   const last = found.length > limit ? found[limit - 1] : undefined;
@@ -141,6 +144,11 @@ export async function listDeadLetters(
           ? { deadLetteredAt: edge.walked_at, seq: edge.walked_seq }
           : undefined,
   };
+}
+
+/** Runs `work` in the transaction that `db` is, or in one of its own. */
+function inTransaction<T>(db: Db, work: (trx: Db) => Promise<T>): Promise<T> {
+  return db.isTransaction ? work(db) : db.transaction().execute(work);
 }
 
 /** A dead letter with its past. */

@@ -81,7 +81,7 @@ const queries: Record<string, (db: Db) => Promise<unknown>> = {
   "dead-letters.list": (db) => listDeadLetters(db, queue, "source", {}, died, 50),
   "dead-letters.list-filtered": (db) => listDeadLetters(db, queue, "source", filter, undefined, 50),
   "dead-letters.find": (db) => findFreeDeadLetters(db, queue, filter, { after: died, cut: "1", limit: 1_000 }),
-  "dead-letters.move": (db) => moveDeadLetters(db, queue, queue, { messageIds: [ID], seqs: ["1"] }),
+  "dead-letters.move": (db) => moveDeadLetters(db, queue, queue, { laneIds: [ID], messageIds: [ID], seqs: ["1"] }),
   "dead-letters.count": (db) => countDeadLetters(db, queue, { since: AT }),
   "dead-letters.purge": (db) => purgeDeadLetters(db, queue, {}, "1"),
   "push-subscriptions.pushable": (db) => pushableQueues(db, 100),

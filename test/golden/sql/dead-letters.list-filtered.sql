@@ -1,3 +1,5 @@
+select set_config('enable_bitmapscan', 'off', true);
+
 with walk as materialized (
   select m.* from messages m where m.project_id = $1 and m.source_queue_id = $2 and not m.acked
   order by m.dead_lettered_at desc, m.seq desc limit $3

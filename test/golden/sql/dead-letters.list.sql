@@ -1,3 +1,5 @@
+select set_config('enable_bitmapscan', 'off', true);
+
 with walk as materialized (
   select m.* from messages m where m.project_id = $1 and m.source_queue_id = $2 and not m.acked
  and (m.dead_lettered_at, m.seq) < ($3::timestamptz, $4::bigint)
