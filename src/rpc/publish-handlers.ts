@@ -4,12 +4,10 @@ import {
   PublishResponseSchema,
   type QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
-import type { Db } from "../db/schema.ts";
 import { queueTopic } from "../db/wakeups.ts";
 import { formatId } from "../domain/ids.ts";
-import { isPlain, publishInLine } from "../store/line.ts";
-import { type NewMessage, type PublishedMessage, publishMessages } from "../store/messages.ts";
-import type { NamedQueueRow } from "../store/queues.ts";
+import { isPlain } from "../store/line.ts";
+import { type NewMessage, publishMessages } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { ensureQueue } from "./find-queue.ts";
 import { idempotencyKey, isReplay, once } from "./once.ts";
@@ -25,7 +23,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        return toPublishResponse(await storeMessages(trx, queue, messages));
+        return toPublishResponse(await publishMessages(trx, queue, messages));
       });
       countPublished(app, ctx, req.queue, [answer.deduplicated]);
       wake(app, ctx, req.queue, true);
@@ -39,7 +37,7 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
       const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
-        return toPublishBatchResponse(await storeMessages(trx, queue, messages));
+        return toPublishBatchResponse(await publishMessages(trx, queue, messages));
       });
       countPublished(
         app,
@@ -55,7 +53,8 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
 
 /**
  * Stores plain messages in one statement with those of other callers. Undefined, and nothing is stored, where that cannot
- * be: a key has to be stored as well, a message is not plain, the queue is missing or has no line.
+ * be: a key has to be stored as well, a message is not plain, the queue is missing or has no line. (A call with a key has a
+ * transaction of several statements, in which it must not hold the turn that other publishers wait for.)
  */
 async function publishTogether(
   app: AppContext,
@@ -77,29 +76,6 @@ async function publishTogether(
   );
   if (!placed.isEmpty) wake(app, ctx, req.queue, placed.subscribed);
   return placed.ids;
-}
-
-/** Stores messages in the transaction: in the line where they may stand there, else singly. */
-async function storeMessages(
-  trx: Db,
-  queue: NamedQueueRow,
-  messages: readonly NewMessage[],
-): Promise<PublishedMessage[]> {
-  if (messages.length > 0 && messages.every(isPlain)) {
-    const placed = await publishInLine(trx, queue.project_id, queue.name, messages);
-    if (placed !== undefined) return placed.ids.map((message_id) => ({ message_id, deduplicated: false }));
-  }
-  return publishMessages(trx, queue, messages);
-}
-
-function countPublished(
-  app: AppContext,
-  ctx: HandlerContext,
-  queueName: string,
-  deduplicated: readonly (boolean | undefined)[],
-): void {
-  if (isReplay(ctx)) return;
-  app.tally.add(projectOf(ctx), queueName, "published", deduplicated.filter((repeated) => !repeated).length);
 }
 
 function wake(app: AppContext, ctx: HandlerContext, queueName: string, subscribed: boolean): void {
