@@ -130,3 +130,17 @@ export async function pruneRateSlices(db: Db, limit: number): Promise<number> {
   );
   return Number(numAffectedRows ?? 0n);
 }
+
+/** Deletes up to `limit` rows each of what was kept of the groups of deleted queues, and returns how many. */
+export async function pruneDroppedGroups(db: Db, limit: number): Promise<number> {
+  let pruned = 0;
+  for (const table of ["message_groups", "group_changes", "group_change_floors"] as const) {
+    const { numAffectedRows } = await sql`
+      delete from ${sql.table(table)} where ctid = any(array(
+        select g.ctid from dropped_lanes l join ${sql.table(table)} g using (project_id, queue_id) limit ${limit}))`.execute(
+      db,
+    );
+    pruned += Number(numAffectedRows ?? 0n);
+  }
+  return pruned;
+}

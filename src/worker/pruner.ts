@@ -1,7 +1,7 @@
 import type { Db } from "../db/schema.ts";
 import { pruneCronTombstones } from "../store/cron-jobs.ts";
 import { pruneDeduplicationKeys } from "../store/deduplication.ts";
-import { pruneRateSlices } from "../store/groups.ts";
+import { pruneDroppedGroups, pruneRateSlices } from "../store/groups.ts";
 import { pruneIdempotencyKeys } from "../store/idempotency.ts";
 import { endOrphanedPushes } from "../store/pushes.ts";
 import { pruneHistory } from "../store/queue-history.ts";
@@ -32,6 +32,7 @@ export async function prunerTick(db: Db, signal: AbortSignal): Promise<number> {
     pruneLaneCounts,
     pruneHistory,
     pruneRateSlices,
+    pruneDroppedGroups,
     pruneRedrives,
     endOrphanedPushes,
     applyRetention,

@@ -10,6 +10,7 @@ import { deleteQueue, findQueue, type QueueChanges, type QueueSettings, updateQu
 import { pruneMessages } from "../../src/store/retention.ts";
 import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";
 import { groupKeeperTick } from "../../src/worker/group-keeper.ts";
+import { prunerTick } from "../../src/worker/pruner.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { groupsAndTruth } from "../support/groups.ts";
 import { makeQueue, publish } from "../support/queues.ts";
@@ -53,20 +54,15 @@ const nack = (queue: QueueRow, row: MessageRow | undefined, how: { requeue?: boo
 const text = (rows: readonly MessageRow[]) => rows.map((row) => row.payload.toString());
 const groupsOf = (rows: readonly MessageRow[]) => rows.map((row) => row.group_id);
 
+const plainMessage = { payload: Buffer.from("x"), contentType: "", headers: {}, priority: 0, delaySeconds: 0 };
+
 /** Publishes one message to each of the groups, in one call. */
 const publishEach = (queue: QueueRow, groups: readonly string[]) =>
   inTransaction((trx) =>
     publishMessages(
       trx,
       queue,
-      groups.map((groupId) => ({
-        payload: Buffer.from(groupId),
-        contentType: "",
-        headers: {},
-        groupId,
-        priority: 0,
-        delaySeconds: 0,
-      })),
+      groups.map((groupId) => ({ ...plainMessage, groupId })),
     ),
   );
 
@@ -196,9 +192,19 @@ describe("the rows of groups", () => {
     await inTransaction((trx) => refreshGroups(trx, queue));
     await publish(t.db, queue, ["y"], { groupId: "g" });
     await inTransaction((trx) => deleteQueue(trx, queue));
+    while ((await prunerTick(t.db, new AbortController().signal)) > 0);
     for (const table of ["message_groups", "group_changes", "group_change_floors"] as const) {
       expect(await t.db.selectFrom(table).selectAll().where("queue_id", "=", queue.queue_id).execute()).toEqual([]);
     }
+  });
+
+  test("hold nobody up for long when a queue is to be grouped while a transaction is open that publishes to it", async () => {
+    const queue = await makeQueue(t.db, project);
+    await inTransaction(async (trx) => {
+      await publishMessages(trx, queue, [{ ...plainMessage, groupId: "open" }]);
+      await expect(change(queue, { fair: true })).rejects.toMatchObject({ code: "55P03" });
+    });
+    expect(groupsOf(await consume(await change(queue, { fair: true }), 10))).toEqual(["open"]);
   });
 
   test("are brought up to date where nobody consumes, but for what one hand-out can take in", async () => {

@@ -158,13 +158,14 @@ const STATEMENTS = [
      when ((new.grouped or new.metered) and not (old.grouped or old.metered))
      execute function carillon_leave_line()`,
 
-  // Makes the groups' rows fit a queue whose grouping or limits have changed, or that is gone. Every group is to be looked
-  // at again; where the queue was not grouped before, its messages are counted.
-  `create function carillon_regroup() returns trigger language plpgsql as $$
+  // Makes the groups' rows fit a queue whose grouping or limits have changed. Every group is to be looked at again; where
+  // the queue was not grouped before, its messages are counted. Nobody can change messages of the queue while this waits
+  // for those who do, so it gives up after a while: a transaction of an application may be open for long.
+  `create function carillon_regroup() returns trigger language plpgsql set lock_timeout = '3s' as $$
    begin
      perform pg_advisory_xact_lock(carillon_shape_lock(old.queue_id));
      perform pg_advisory_xact_lock(carillon_turn_lock(old.queue_id));
-     if tg_op = 'UPDATE' and old.grouped and new.grouped then
+     if old.grouped and new.grouped then
        update message_groups set ready = false, ready_at = carillon_now()
        where project_id = old.project_id and queue_id = old.queue_id;
        return null;
@@ -172,7 +173,7 @@ const STATEMENTS = [
      delete from group_changes where project_id = old.project_id and queue_id = old.queue_id;
      delete from message_groups where project_id = old.project_id and queue_id = old.queue_id;
      delete from group_change_floors where project_id = old.project_id and queue_id = old.queue_id;
-     if tg_op = 'UPDATE' and new.grouped then
+     if new.grouped then
        insert into message_groups (project_id, queue_id, group_id, depth, in_flight, ready, ready_at, turn)
        select old.project_id, old.queue_id, g.group_id, g.depth, g.in_flight, false, carillon_now(),
               nextval('group_turns') * 100000
@@ -186,7 +187,5 @@ const STATEMENTS = [
      when (old.grouped <> new.grouped
            or old.group_max_in_flight <> new.group_max_in_flight or old.group_rate_limit <> new.group_rate_limit
            or old.group_rate_period_seconds <> new.group_rate_period_seconds)
-     execute function carillon_regroup()`,
-  `create trigger queues_forget_groups after delete on queues for each row when (old.grouped)
      execute function carillon_regroup()`,
 ];

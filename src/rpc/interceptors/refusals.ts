@@ -9,8 +9,8 @@ export interface FaultyCall {
   readonly requestId: string | undefined;
 }
 
-/** SQLSTATEs of conflicts that go away when the caller tries again: serialization_failure and deadlock_detected. */
-const CONFLICTS: ReadonlySet<string | undefined> = new Set(["40001", "40P01"]);
+/** SQLSTATEs of conflicts that go away in time: serialization_failure, deadlock_detected and lock_not_available. */
+const CONFLICTS: ReadonlySet<string | undefined> = new Set(["40001", "40P01", "55P03"]);
 /** During an outage of the database every call fails in the same way; one in so many milliseconds is told. */
 const OUTAGE_QUIET_MS = 5_000;
 /** SQLSTATE query_canceled, by statement_timeout. */
