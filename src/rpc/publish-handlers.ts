@@ -78,6 +78,17 @@ async function publishTogether(
   return placed.ids;
 }
 
+/** Counts messages for the queue's history: not those for which an earlier one stands, nor those of a repeated answer. */
+function countPublished(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  deduplicated: readonly (boolean | undefined)[],
+): void {
+  if (isReplay(ctx)) return;
+  app.tally.add(projectOf(ctx), queueName, "published", deduplicated.filter((isOther) => isOther !== true).length);
+}
+
 function wake(app: AppContext, ctx: HandlerContext, queueName: string, subscribed: boolean): void {
   app.wakeups.wake(queueTopic(projectOf(ctx), queueName));
   if (subscribed) app.wakeups.wake("pushes");
