@@ -15,39 +15,21 @@ export interface QueueStatsRow {
   readonly acked: number;
 }
 
-/** Available messages outside the line that are looked at for the oldest. */
-const OLDEST_OF = 1_000;
-
 /**
  * Counts what a queue holds, and what went through it in the last 60 seconds. Exact, and the cost does not grow with what
  * the queue holds.
- *
- * What was published in the last minute is found by its id, which begins with the time; ids of the line begin with zeros.
  */
 export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow> {
   const line = await lineStats(db, queue);
-  const lane = sql`project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`;
   const { rows } = await sql<QueueStatsRow>`
-    select held.*, acks.acked, published.count + acks.published as published,
-      extract(epoch from carillon_now() - oldest.published_at)::int as oldest_age_seconds
+    select held.available, held.delayed, held.in_flight, held.dead, acks.acked,
+           held.published + acks.published as published,
+           extract(epoch from carillon_now() - held.oldest_published_at)::int as oldest_age_seconds
     from carillon_lane_stats(${queue.project_id}, ${queue.queue_id}) held, (
-      select min(published_at) as published_at from (
-        (select published_at from messages
-         where ${lane} and lease_expires_at is null and rank <= carillon_now() and visible_at <= carillon_now()
-           and expires_at > carillon_now() and not acked
-         order by rank, seq limit ${OLDEST_OF})
-        union all
-        (select published_at from messages
-         where ${lane} and lease_expires_at <= carillon_now() and not acked and expires_at > carillon_now() limit ${OLDEST_OF})
-      ) available
-    ) oldest, (
-      select count(*)::int as count from messages
-      where ${lane} and message_id >= carillon_first_id(clock_timestamp() - interval '61 seconds')
-        and published_at > carillon_now() - interval '60 seconds'
-    ) published, (
       select count(*)::int as acked,
              count(*) filter (where published_at > carillon_now() - interval '60 seconds')::int as published
-      from acked_messages where ${lane} and acked_at > carillon_now() - interval '60 seconds'
+      from acked_messages
+      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and acked_at > carillon_now() - interval '60 seconds'
     ) acks`.execute(db);
   const stats = rows[0];
   if (stats === undefined) throw new Error("an aggregate without a row");

@@ -82,10 +82,19 @@ const STATEMENTS = [
   `create index messages_due_idx on messages (project_id, queue_id, visible_at)
      where lease_expires_at is null and visible_at > published_at`,
 
+  // The lowest id that carillon_id makes at the instant.
+  `create function carillon_first_id(p_at timestamptz) returns uuid language sql immutable parallel safe as $$
+     select rpad(lpad(to_hex((extract(epoch from p_at) * 1000)::bigint), 12, '0'), 32, '0')::uuid
+   $$`,
+
   // What a lane holds at this instant. Reads the counts, and singly only what time changes: what comes due within this
   // minute, and what the reaper and the pruner have yet to take away.
+  //   oldest_published_at: of the first thousand that are available, and of those whose lease ran out.
+  //   published: in the last minute. Found by the ids, which begin with the time of the server's own clock; ids of
+  //   messages that come from a line begin with zeros.
   `create function carillon_lane_stats(
-     p_project uuid, p_queue_id uuid, out available int, out delayed int, out in_flight int, out dead int
+     p_project uuid, p_queue_id uuid, out available int, out delayed int, out in_flight int, out dead int,
+     out oldest_published_at timestamptz, out published int
    ) language sql stable set enable_seqscan = off set enable_bitmapscan = off as $$
      with counted as (
        select coalesce(sum(waiting), 0) as waiting, coalesce(sum(leased), 0) as leased, coalesce(sum(dead), 0) as dead
@@ -114,21 +123,34 @@ const STATEMENTS = [
      ),
      -- Of all queues together, because this is found by index only so; the pruner keeps it small.
      overdue as materialized (
-       select project_id, queue_id, visible_at from messages
-       where expires_at <= carillon_now() and lease_expires_at is null and not acked
+       select project_id, queue_id, visible_at, lease_expires_at is null and not acked as waits from messages
+       where expires_at <= carillon_now()
      ),
      stale as (
        select count(*) filter (where visible_at <= carillon_now()) as due, count(*) filter (where visible_at > carillon_now()) as later
-       from overdue where project_id = p_project and queue_id = p_queue_id
+       from overdue where project_id = p_project and queue_id = p_queue_id and waits
+     ),
+     first_in_line as (
+       select published_at from messages
+       where project_id = p_project and queue_id = p_queue_id and lease_expires_at is null and rank <= carillon_now()
+         and visible_at <= carillon_now() and expires_at > carillon_now() and not acked
+       order by rank, seq limit 1000
+     ),
+     back_in_line as (
+       select published_at from messages
+       where project_id = p_project and queue_id = p_queue_id and lease_expires_at <= carillon_now() and not acked
+         and expires_at > carillon_now() limit 1000
+     ),
+     recent as (
+       select count(*)::int as count from messages
+       where project_id = p_project and queue_id = p_queue_id
+         and message_id >= carillon_first_id(statement_timestamp() - interval '61 seconds')
+         and published_at > carillon_now() - interval '60 seconds'
      )
      select (counted.waiting - later.count - soon.count - stale.due + lapsed.fresh)::int,
-            (later.count + soon.count - stale.later)::int, (counted.leased - lapsed.count)::int, counted.dead::int
-     from counted, later, soon, lapsed, stale
-   $$`,
-
-  // The lowest id that carillon_id makes at the instant.
-  `create function carillon_first_id(p_at timestamptz) returns uuid language sql immutable parallel safe as $$
-     select rpad(lpad(to_hex((extract(epoch from p_at) * 1000)::bigint), 12, '0'), 32, '0')::uuid
+            (later.count + soon.count - stale.later)::int, (counted.leased - lapsed.count)::int, counted.dead::int,
+            least((select min(published_at) from first_in_line), (select min(published_at) from back_in_line)), recent.count
+     from counted, later, soon, lapsed, stale, recent
    $$`,
 
   // What went through a queue in a minute, in parts: of each node one, of what is counted with its transaction one each,
