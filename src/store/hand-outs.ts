@@ -54,10 +54,10 @@ export async function handOut(
   if (claim === undefined) return undefined;
   add(claim.messages);
   memory.setAside = claim.setAside;
+  if (!claim.expired) memory.expiredSince = new Date(claim.askedAt.getTime() - LATE_CLAIM_MS);
   if (isShort() && (claim.expired || claim.draining || (claim.setAside && !othersFirst))) {
     add(await leaseOthers(db, projectId, queueName, left(), { takeBack: claim.expired, drain: claim.draining }));
     memory.setAside = true;
-    memory.expiredSince = new Date(claim.askedAt.getTime() - LATE_CLAIM_MS);
   }
   return rows;
 }
