@@ -145,17 +145,19 @@ describe("a redrive", () => {
   test("keeps to its speed", async () => {
     const queue = await makeQueue(t.db, project);
     await kill(queue, numbers(20));
-    const redrive = await start(queue, { messagesPerSecond: 4 });
+    const redrive = await start(queue, { messagesPerSecond: 1 });
     const startedAt = (await t.now()).getTime();
-    const { nextDueInMs } = await tick().then(() => tick());
-    expect(nextDueInMs).toBeLessThanOrEqual(250);
+    // On a slow machine the next step may be due already.
+    let idle = await tick();
+    while (idle.done > 0) idle = await tick();
+    expect(idle.nextDueInMs).toBeLessThanOrEqual(1_000);
     for (;;) {
       const { moved, state } = await now(redrive);
       const seconds = ((await t.now()).getTime() - startedAt) / 1_000;
       // A step more than the time allows: the first one waits for nothing.
-      expect(moved).toBeLessThanOrEqual(seconds * 4 + 1);
+      expect(moved).toBeLessThanOrEqual(seconds + 1);
       if (state !== "running") break;
-      await t.advanceClock(0.25);
+      await t.advanceClock(1);
       await tick();
     }
     expect(await now(redrive)).toMatchObject({ state: "succeeded", moved: 20 });
