@@ -3,6 +3,7 @@ import { testDatabase } from "../support/database.ts";
 import { call, eachOf, must, until } from "./calls.ts";
 import { startNode } from "./node.ts";
 import { INSPECTABLE, memoryOf } from "./node-memory.ts";
+import { sized } from "./scale.ts";
 import { openGrpcStream, openRestStream } from "./streams.ts";
 
 const MIB = 1_048_576;
@@ -17,8 +18,8 @@ const BATCH_BYTES = 500_000;
 const MAX_RSS = 192 * MIB;
 
 test.each([
-  { streams: 500, payloadBytes: 200, mostMib: 64 },
-  { streams: 40, payloadBytes: 10_000, mostMib: 26 },
+  { streams: sized(500, 200), payloadBytes: 200, mostMib: sized(64, 26) },
+  { streams: sized(500, 40), payloadBytes: 10_000, mostMib: sized(256, 26) },
 ])(
   "$streams streams that nobody reads, with messages of $payloadBytes bytes, cost a node $mostMib MiB at most",
   async ({ streams, payloadBytes, mostMib }) => {

@@ -9,9 +9,9 @@ import { sized } from "./scale.ts";
 import { openGrpcStream, openRestStream } from "./streams.ts";
 
 const MESSAGES = 20;
-const CYCLES = sized(10_000, 600);
+const CYCLES = sized(10_000, 400);
 /** After these the process is as any number of them leaves it: what is made once is there, and code is compiled. */
-const WARM_UP = 200;
+const WARM_UP = 100;
 /** Connections of a node to its database, which stay. */
 const POOL_SIZE = 20;
 const TIME_LIMIT_MS = sized(1_800_000, 300_000);

@@ -36,7 +36,8 @@ const NODES = 3;
 const FAULTS: readonly [string, (cluster: Cluster) => Promise<void>][] = [
   ["kill -9 of node 0", (cluster) => cluster.killNode(0)],
   ["kill -9 of node 1", (cluster) => cluster.killNode(1)],
-  ["node 2 frozen", (cluster) => cluster.freezeNode(2, 3_000)],
+  // Longer than the pulls' leases, so that acks which it has taken in are stale when it wakes up.
+  ["node 2 frozen", (cluster) => cluster.freezeNode(2, 6_500)],
   ["kill -9 of PostgreSQL", (cluster) => cluster.killPostgres()],
   ["a crash of PostgreSQL", (cluster) => cluster.crashPostgres()],
 ];
