@@ -55,48 +55,52 @@ describe("the statistics of a queue", () => {
     ["a queue with priority", { enable_priority: true, max_retries: 3 }],
     ["a FIFO queue", { type: "fifo", max_retries: 3 }],
     ["a fair queue", { fair: true, max_retries: 3 }],
-  ])("of %s are what a count of its messages gives, whatever happens to them", async (_, settings) => {
-    const queue = await makeQueue(t.db, project, settings);
-    const roll = dice(11);
-    const held: { readonly message_id: string; readonly lease_token: string | null }[] = [];
-    const inTransaction = t.db.transaction();
-    const acts: readonly (() => unknown)[] = [
-      () => publish(t.db, queue, ["a", "b"], { groupId: `g${roll(9)}`, priority: roll(10) }),
-      () => publish(t.db, queue, ["c"], { groupId: `g${roll(9)}`, delaySeconds: roll(200), priority: roll(10) }),
-      () => publish(t.db, queue, ["d"], { groupId: `g${roll(9)}`, ttlSeconds: 1 + roll(100) }),
-      async () => {
-        const request = { limit: 1 + roll(4), visibilitySeconds: 1 + roll(60), requestId: "" };
-        held.push(...(await inTransaction.execute((trx) => leaseMessages(trx, queue, request))));
-      },
-      () => inTransaction.execute((trx) => expireLeases(trx, queue)),
-      () => t.advanceClock(roll(70)),
-      () => (roll(8) === 0 ? pruneMessages(t.db, 100) : undefined),
-      () => foldLaneChanges(t.db),
-      () => pruneLaneCounts(t.db, 100),
-      () => inTransaction.execute((trx) => redriveDeadLetters(trx, queue, queue, {}, 2)),
-      () => inTransaction.execute(async (trx) => (roll(5) === 0 ? purgeQueue(trx, queue) : 0)),
-      ...["ack", "bare ack", "nack", "reject", "extend", "return", "release"].map((act) => async () => {
-        const message = held.pop();
-        if (message === undefined) return;
-        const key = { messageId: message.message_id, receipt: message.lease_token ?? undefined };
-        const nack = { ...key, delaySeconds: roll(200), error: "" };
-        await inTransaction.execute(async (trx) => {
-          if (act === "ack") await ackMessage(trx, queue, key);
-          if (act === "bare ack") await ackMessage(trx, queue, { ...key, receipt: undefined });
-          if (act === "nack") await nackMessage(trx, queue, { ...nack, requeue: true });
-          if (act === "reject") await nackMessage(trx, queue, { ...nack, requeue: false });
-          if (act === "extend") await extendLease(trx, queue, key, 1 + roll(100));
-          if (act === "return") await extendLease(trx, queue, key, 0);
-          if (act === "release") await releaseLeases(trx, queue, leasesOf([message as never]));
-        });
-      }),
-    ];
-    for (let step = 0; step < 300; step++) {
-      const act = roll(acts.length);
-      await acts[act]?.();
-      expect([step, await stats(queue)]).toEqual([step, await counted(queue)]);
-    }
-  });
+  ])(
+    "of %s are what a count of its messages gives, whatever happens to them",
+    { timeout: 120_000 },
+    async (_, settings) => {
+      const queue = await makeQueue(t.db, project, settings);
+      const roll = dice(11);
+      const held: { readonly message_id: string; readonly lease_token: string | null }[] = [];
+      const inTransaction = t.db.transaction();
+      const acts: readonly (() => unknown)[] = [
+        () => publish(t.db, queue, ["a", "b"], { groupId: `g${roll(9)}`, priority: roll(10) }),
+        () => publish(t.db, queue, ["c"], { groupId: `g${roll(9)}`, delaySeconds: roll(200), priority: roll(10) }),
+        () => publish(t.db, queue, ["d"], { groupId: `g${roll(9)}`, ttlSeconds: 1 + roll(100) }),
+        async () => {
+          const request = { limit: 1 + roll(4), visibilitySeconds: 1 + roll(60), requestId: "" };
+          held.push(...(await inTransaction.execute((trx) => leaseMessages(trx, queue, request))));
+        },
+        () => inTransaction.execute((trx) => expireLeases(trx, queue)),
+        () => t.advanceClock(roll(70)),
+        () => (roll(8) === 0 ? pruneMessages(t.db, 100) : undefined),
+        () => foldLaneChanges(t.db),
+        () => pruneLaneCounts(t.db, 100),
+        () => inTransaction.execute((trx) => redriveDeadLetters(trx, queue, queue, {}, 2)),
+        () => inTransaction.execute(async (trx) => (roll(5) === 0 ? purgeQueue(trx, queue) : 0)),
+        ...["ack", "bare ack", "nack", "reject", "extend", "return", "release"].map((act) => async () => {
+          const message = held.pop();
+          if (message === undefined) return;
+          const key = { messageId: message.message_id, receipt: message.lease_token ?? undefined };
+          const nack = { ...key, delaySeconds: roll(200), error: "" };
+          await inTransaction.execute(async (trx) => {
+            if (act === "ack") await ackMessage(trx, queue, key);
+            if (act === "bare ack") await ackMessage(trx, queue, { ...key, receipt: undefined });
+            if (act === "nack") await nackMessage(trx, queue, { ...nack, requeue: true });
+            if (act === "reject") await nackMessage(trx, queue, { ...nack, requeue: false });
+            if (act === "extend") await extendLease(trx, queue, key, 1 + roll(100));
+            if (act === "return") await extendLease(trx, queue, key, 0);
+            if (act === "release") await releaseLeases(trx, queue, leasesOf([message as never]));
+          });
+        }),
+      ];
+      for (let step = 0; step < 200; step++) {
+        const act = roll(acts.length);
+        await acts[act]?.();
+        expect([step, await stats(queue)]).toEqual([step, await counted(queue)]);
+      }
+    },
+  );
 
   test("leave out a message that is acked while its group waits for another's lease", async () => {
     const queue = await makeQueue(t.db, project, { type: "fifo" });
