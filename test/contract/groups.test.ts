@@ -190,3 +190,33 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
     });
   });
 });
+
+test("limits hold for consumers of several nodes together", async () => {
+  await using other = await startTestCarillon({ CARILLON_ROLE: "api" }, carillon.database);
+  const faces = [...queueFaces(() => carillon), ...queueFaces(() => other)];
+  const [face] = faces;
+  const queue = unique("q");
+  await face?.call("createQueue", { queue, flow: { max_in_flight: 5 }, group_flow: { max_in_flight: 2 } });
+  const messages = Array.from({ length: 60 }, (_, i) => ({ payload: i, group_id: `g${i % 4}` }));
+  await face?.call("publishBatch", { queue, messages });
+  const out = new Map<string, string>();
+  let left = messages.length;
+  const consumer = async (mine: (typeof faces)[number]) => {
+    while (left > 0) {
+      const answer = await mine.call("consume", { queue, max_messages: 2 });
+      for (const { message_id, group_id } of answer.messages) out.set(message_id, group_id);
+      expect(out.size).toBeLessThanOrEqual(5);
+      for (const group of new Set(out.values())) {
+        expect([...out.values()].filter((one) => one === group).length).toBeLessThanOrEqual(2);
+      }
+      for (const { message_id, receipt } of answer.messages) {
+        // Before the call: its place is free when the database says so, which is before the answer.
+        out.delete(message_id);
+        left -= 1;
+        expect(await mine.call("ack", { queue, message_id, receipt })).toMatchObject({ acked: true });
+      }
+    }
+  };
+  await Promise.all([...faces, ...faces].map(consumer));
+  expect(left).toBe(0);
+});
