@@ -39,18 +39,19 @@ async function takeAgain(
   const endsAt = performance.now() + waitMs;
   for (;;) {
     if (ctx.signal.aborted) return [];
-    const rows = await app.db.transaction().execute(async (trx) => {
+    const { again, rows } = await app.db.transaction().execute(async (trx) => {
       const queue = await requireQueue(trx, ctx, req.queue);
       await lockRequest(trx, queue, req.requestId);
       const again = await repeatLeases(trx, queue, req.requestId);
-      if (again.length > 0) return again;
+      if (again.length > 0) return { again: true, rows: again };
       const request = {
         limit: req.maxMessages ?? 1,
         visibilitySeconds: req.visibilityTimeout,
         requestId: req.requestId,
       };
-      return (await handOut(trx, queue.project_id, queue.name, [request]))?.[0] ?? [];
+      return { again: false, rows: (await handOut(trx, queue.project_id, queue.name, [request]))?.[0] ?? [] };
     });
+    if (!again) app.tally.add(projectOf(ctx), req.queue, "delivered", rows.length);
     const leftMs = endsAt - performance.now();
     if (rows.length > 0 || leftMs <= 0) return rows;
     await app.wakeups.wait(queueTopic(projectOf(ctx), req.queue), Math.min(leftMs, POLL_MS), ctx.signal);

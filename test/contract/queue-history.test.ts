@@ -21,7 +21,9 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
     await face.call("publish", again);
     await face.call("publish", again);
     await face.call("publishBatch", { queue, messages: [{ payload: 1 }, { payload: 2, deduplication_key: "a" }] });
-    const { messages } = await face.call("consume", { queue, max_messages: 10 });
+    const consume = () => face.call("consume", { queue, max_messages: 10, request_id: "once" });
+    const { messages } = await consume();
+    await consume();
     const [acked, nacked, rejected, lapsed] = messages.map((message: { message_id: string }) => message.message_id);
     await face.call("ack", { queue, message_id: acked });
     await face.call("ack", { queue, message_id: acked });
