@@ -88,7 +88,8 @@ export async function queueBlock(db: Db, queue: QueueRow): Promise<QueueBlock | 
       when q.max_in_flight > 0 and q.max_in_flight <= (
         select count(*) from (
           select from messages m where m.project_id = q.project_id and m.queue_id = q.queue_id
-            and m.lease_expires_at > carillon_now() limit q.max_in_flight) leases)
+            and m.lease_expires_at > carillon_now()
+          order by m.lease_expires_at limit q.max_in_flight) leases)
         then 'concurrency_limited'
       when r.used >= q.rate_limit then 'rate_limited' end as reason) w
     where q.project_id = ${queue.project_id} and q.queue_id = ${queue.queue_id} and w.reason is not null`.execute(db);

@@ -30,7 +30,8 @@ const STATEMENTS = [
    begin
      if q.max_in_flight > 0 then
        select least(room, q.max_in_flight - count(*)) into room from (
-         select from messages m where ${IN_LANE} and m.lease_expires_at is not null limit q.max_in_flight) leases;
+         select from messages m where ${IN_LANE} and m.lease_expires_at is not null
+           order by m.lease_expires_at limit q.max_in_flight) leases;
      end if;
      if q.rate_limit > 0 then
        select least(room, q.rate_limit - u.used) into room
@@ -214,7 +215,8 @@ const STATEMENTS = [
      if q.metered and next_at is not null then
        if q.max_in_flight > 0 and q.max_in_flight <= (
          select count(*) from (
-           select from messages m where ${IN_LANE} and m.lease_expires_at is not null limit q.max_in_flight) leases)
+           select from messages m where ${IN_LANE} and m.lease_expires_at is not null
+           order by m.lease_expires_at limit q.max_in_flight) leases)
        then return null; end if;
        if q.rate_limit > 0 then
          select r.used, r.free_at into used, free_at from carillon_rate_use(q, null, q.rate_period_seconds, p_clock) r;
