@@ -225,7 +225,9 @@ export interface Http2Call {
 }
 
 export function http2Session(twin: Twin): ClientHttp2Session {
-  const session = connectHttp2(twin.url, { rejectUnauthorized: false });
+  // The second one lets a header come twice; the types do not know it yet.
+  const options = { rejectUnauthorized: false, strictSingleValueFields: false };
+  const session = connectHttp2(twin.url, options);
   session.on("error", () => {});
   return session;
 }
@@ -236,8 +238,10 @@ export async function callHttp2(
   { headers, chunks, isLeftOpen = false }: Http2Call,
   cancelAt?: Promise<void>,
 ): Promise<Seen> {
-  const fields = Object.fromEntries(Object.entries(headers).filter(([, value]) => value !== undefined));
-  const stream = session.request({ ":method": "POST", ":path": PUBLISH, ...fields });
+  const fields = Object.entries({ ":method": "POST", ":path": PUBLISH, ...headers }).flatMap(([name, value]) =>
+    [value ?? []].flat().flatMap((line) => [name, line]),
+  );
+  const stream = session.request(fields);
   let head: IncomingHttpHeaders & IncomingHttpStatusHeader = {};
   let trailers: IncomingHttpHeaders = {};
   const parts: Buffer[] = [];

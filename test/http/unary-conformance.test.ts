@@ -132,6 +132,8 @@ describe("gRPC", () => {
     g("an unknown encoding before a wrong timeout", one, 12, { "grpc-encoding": "br", "grpc-timeout": "x" }),
     g("no key before an unknown encoding", one, 16, { "grpc-encoding": "br", authorization: undefined }),
     g("a request id", one, 0, { "x-request-id": "r-1" }),
+    g("several Authorization headers", one, 16, { authorization: [`Bearer ${KEY}`, "Bearer other"] }),
+    g("a header that comes twice", one, 0, { "x-echo": ["a", "b"] }),
     g("a query", one, 0, { ":path": `${PUBLISH}?a=b` }),
     g("a method that nobody has", one, "404 NOT_FOUND", { ":path": "/scheduling.v1.QueueService/Nothing" }),
     g("a method that is not implemented", one, 12, {
