@@ -17,11 +17,14 @@ export function consumeHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
   return {
     async consume(req, ctx) {
       const waitMs = (req.waitSeconds ?? 0) * 1_000;
-      if (req.requestId !== "") return { messages: (await takeAgain(app, ctx, req, waitMs)).map(toMessage) };
       const request = { limit: req.maxMessages ?? 1, visibilitySeconds: req.visibilityTimeout };
-      const rows = await app.handOuts.take(projectOf(ctx), req.queue, request, waitMs, ctx.signal);
+      const rows =
+        req.requestId === ""
+          ? await app.handOuts.take(projectOf(ctx), req.queue, request, waitMs, ctx.signal)
+          : await takeAgain(app, ctx, req, waitMs);
       if (rows === undefined) throw new Refusal("QUEUE_NOT_FOUND", { queue: req.queue });
-      return { messages: rows.map(toMessage) };
+      const backlog = await app.backlogs.read(projectOf(ctx), req.queue);
+      return { messages: rows.map(toMessage), ...(backlog && { backlog }) };
     },
   };
 }

@@ -3,6 +3,7 @@ import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
 import type { QueueTally } from "../store/queue-tally.ts";
 import type { TargetPolicy } from "../webhook/target.ts";
+import { Backlogs } from "./backlogs.ts";
 import { HandOuts } from "./hand-outs.ts";
 import { type Acks, createAcks, createPublishes, type Publishes } from "./shared-writes.ts";
 
@@ -24,12 +25,19 @@ export interface AppContext extends AppParts {
   /** Acks deliveries in lines. */
   readonly acks: Acks;
   readonly handOuts: HandOuts;
+  readonly backlogs: Backlogs;
 }
 
 /** One for the process, whatever protocols it serves, so that all its callers share statements. */
 export function createAppContext(parts: AppParts): AppContext {
   const handOuts = new HandOuts(parts.db, parts.wakeups, parts.tally);
-  return { ...parts, publishes: createPublishes(parts.db, handOuts), acks: createAcks(parts.db), handOuts };
+  return {
+    ...parts,
+    publishes: createPublishes(parts.db, handOuts),
+    acks: createAcks(parts.db),
+    handOuts,
+    backlogs: new Backlogs(parts.db),
+  };
 }
 
 /** Limits that the operator sets. */

@@ -102,6 +102,17 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
   });
 });
 
+describe.each(queueFaces(() => carillon))("a pull over $name", (face) => {
+  test("tells what else the queue holds", async () => {
+    const queue = unique("q");
+    await face.call("publishBatch", { queue, messages: [{ payload: 1 }, { payload: 2 }, { payload: 3 }] });
+    const { messages, backlog } = await face.call("consume", { queue, max_messages: 2 });
+    expect(messages.length).toBe(2);
+    expect(backlog).toMatchObject({ available: 1 });
+    expect(backlog.oldest_age_seconds).toBeGreaterThanOrEqual(0);
+  });
+});
+
 const client = () =>
   createClient(
     QueueService,

@@ -1662,6 +1662,13 @@ export declare type ConsumeResponse = Message<"scheduling.v1.ConsumeResponse"> &
    * @generated from field: repeated scheduling.v1.QueueMessage messages = 1;
    */
   messages: QueueMessage[];
+
+  /**
+   * What else the queue holds, at most a second ago: how far behind its consumers are. Absent when it could not be read.
+   *
+   * @generated from field: optional scheduling.v1.QueueBacklog backlog = 2;
+   */
+  backlog?: QueueBacklog | undefined;
 };
 
 /**
@@ -1669,6 +1676,33 @@ export declare type ConsumeResponse = Message<"scheduling.v1.ConsumeResponse"> &
  * Use `create(ConsumeResponseSchema)` to create a new message.
  */
 export declare const ConsumeResponseSchema: GenMessage<ConsumeResponse>;
+
+/**
+ * QueueBacklog is what waits in a queue.
+ *
+ * @generated from message scheduling.v1.QueueBacklog
+ */
+export declare type QueueBacklog = Message<"scheduling.v1.QueueBacklog"> & {
+  /**
+   * Messages that can be handed out now.
+   *
+   * @generated from field: int32 available = 1;
+   */
+  available: number;
+
+  /**
+   * Age of the oldest of them in seconds, since its publishing. Absent when there are none.
+   *
+   * @generated from field: optional int32 oldest_age_seconds = 2;
+   */
+  oldestAgeSeconds?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.QueueBacklog.
+ * Use `create(QueueBacklogSchema)` to create a new message.
+ */
+export declare const QueueBacklogSchema: GenMessage<QueueBacklog>;
 
 /**
  * ConsumeStreamRequest opens a stream of messages.
