@@ -184,6 +184,17 @@ describe("the deadline", () => {
   });
 });
 
+test("a call that ends keeps no timer, be it answered or refused", async () => {
+  const service = serve(async () => ({}));
+  const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === "Timeout").length;
+  const before = timers();
+  for (let i = 0; i < 50; i++) {
+    await service.client.getQueue({ queue: "q" });
+    await errorOf(service.client.getQueue({ queue: "" }));
+  }
+  expect(timers() - before).toBeLessThan(25);
+});
+
 describe("validation", () => {
   const service = serve(async () => ({}));
 

@@ -29,7 +29,9 @@ export function deadline(defaultMs = 30_000): Interceptor {
       };
       if (request.signal.aborted) follow();
       else request.signal.addEventListener("abort", follow, { once: true });
-      next({ ...request, signal: own.signal })
+      // What is next may throw before it gives a promise.
+      const run = async () => next({ ...request, signal: own.signal });
+      run()
         .then(resolve, reject)
         .finally(() => clearTimeout(timer));
     });
