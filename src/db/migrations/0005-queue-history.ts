@@ -95,7 +95,7 @@ const STATEMENTS = [
   `create function carillon_lane_stats(
      p_project uuid, p_queue_id uuid, out available int, out delayed int, out in_flight int, out dead int,
      out oldest_published_at timestamptz, out published int
-   ) language sql stable set enable_seqscan = off set enable_bitmapscan = off as $$
+   ) language sql stable set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
      with counted as (
        select coalesce(sum(waiting), 0) as waiting, coalesce(sum(leased), 0) as leased, coalesce(sum(dead), 0) as dead
        from (
