@@ -9,7 +9,7 @@ import type { OpenClient, SchedulingClient } from "./scheduling-client.ts";
 /** Debian's Python: its packages are not seen by any other. */
 const PYTHON = "/usr/bin/python3";
 
-const OUR_PROTOS = ["rest", "run", "cron_service", "queue_service", "task_service"];
+const OUR_PROTOS = ["rest", "run", "dead_letter", "cron_service", "queue_service", "task_service"];
 const IMPORTED = [
   "buf/validate/validate.proto",
   "google/api/annotations.proto",
