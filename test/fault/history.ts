@@ -76,6 +76,9 @@ export class Recorder implements History {
   readonly newest = new Map<string, number>();
   /** The messages that some call has removed for good. */
   readonly acked = new Set<string>();
+  /** The messages that some call has removed, or may have. */
+  readonly #gone = new Set<string>();
+  #stored = 0;
   /** How often which call got no answer, by what became of it instead. */
   readonly unknowns = new Map<string, number>();
 
@@ -83,6 +86,11 @@ export class Recorder implements History {
     const record: Publication = { ...publication, invokedAt: performance.now() };
     this.publications.push(record);
     return record;
+  }
+
+  published(publication: Publication, messageId: string): void {
+    publication.messageId = messageId;
+    this.#stored++;
   }
 
   received(handOut: Omit<HandOut, "receivedAt">): HandOut {
@@ -104,7 +112,20 @@ export class Recorder implements History {
     settlement.answeredAt = performance.now();
     settlement.outcome = outcome;
     if (reason !== undefined) settlement.reason = reason;
-    if (settlement.verb === "ack" && outcome !== "refused") this.acked.add(settlement.messageId);
+    if (settlement.verb === "ack" && outcome !== "refused") {
+      this.acked.add(settlement.messageId);
+      this.#gone.add(settlement.messageId);
+    }
+  }
+
+  /** Leaves an ack without an answer. */
+  abandoned({ messageId }: Settlement): void {
+    this.#gone.add(messageId);
+  }
+
+  /** How many messages wait in the queue or are in flight, about. */
+  get backlog(): number {
+    return this.#stored - this.#gone.size;
   }
 
   opening(): Stream {

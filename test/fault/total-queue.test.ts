@@ -114,7 +114,7 @@ async function publishAll(work: Workload, faces: readonly Face[], ending: Promis
       }));
       await publish(work, pick(random, faces), drafts, random() < 0.5 ? `k${drafts[0]?.n}` : "");
       await delay(random() * PAUSE_MS);
-      await until("room in the queue", TIME_LIMIT_MS, () => (next - history.acked.size < BACKLOG ? true : undefined));
+      await until("room in the queue", TIME_LIMIT_MS, () => (history.backlog < BACKLOG ? true : undefined));
     }
   };
   await Promise.all(Array.from({ length: PUBLISHERS }, publisher));

@@ -48,7 +48,7 @@ export async function publish(work: Workload, face: Face, drafts: readonly Draft
       for (const [i, record] of records.entries()) {
         const messageId = answer.value[i];
         if (messageId === undefined) throw new Error(`publish over ${face.name}: an id is missing`);
-        record.messageId = messageId;
+        work.history.published(record, messageId);
       }
       return;
     }
@@ -122,8 +122,10 @@ export async function pullingAndAckingAll(work: Workload, face: Face, habits: Pu
     const settlements = handOuts.map((handOut) => history.settling("ack", handOut));
     const answer = await face.ackAll(pick(random, urls()), queue, handOuts);
     if (answer.kind === "refused") throw new Error(`ack in a batch over ${face.name}: ${answer.why}`);
-    if (answer.kind === "unknown") history.unknown("ack in a batch", answer.why);
-    else for (const [i, settlement] of settlements.entries()) note(work, settlement, answer.value[i]);
+    if (answer.kind === "unknown") {
+      history.unknown("ack in a batch", answer.why);
+      for (const settlement of settlements) history.abandoned(settlement);
+    } else for (const [i, settlement] of settlements.entries()) note(work, settlement, answer.value[i]);
   }
 }
 
@@ -206,9 +208,10 @@ function note({ history }: Workload, settlement: Settlement, verdict: Verdict | 
 
 /** Acks. Where there is no answer it asks again, mostly. */
 const acking: Handling = async (work, face, handOut) => {
-  for (let tries = 0; tries < 5; tries++) {
-    const { outcome } = await settle(work, face, "ack", handOut);
-    if (outcome !== "unknown" || work.random() < 0.2) return;
+  for (let tries = 0; ; tries++) {
+    const settlement = await settle(work, face, "ack", handOut);
+    if (settlement.outcome !== "unknown") return;
+    if (tries === 4 || work.random() < 0.2) return work.history.abandoned(settlement);
     await delay(RETRY_MS);
   }
 };
