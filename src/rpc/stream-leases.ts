@@ -7,8 +7,14 @@ import type { MessageRow } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { requireQueue } from "./find-queue.ts";
 
-/** How long settlements on other nodes may go unseen by a stream that is full, in milliseconds. */
+/**
+ * When a stream that is full looks for what was settled on other nodes, in milliseconds: after a hint, without one, and
+ * at most so late, the double of the time before each time that a look finds nothing. A client that has stalled is not
+ * to cost a statement a second.
+ */
+const HINTED_RECHECK_MS = 20;
 const RECHECK_MS = 1_000;
+const MAX_RECHECK_MS = 15_000;
 /** Payload bytes that a stream may have out where the caller does not say. */
 const MAX_BYTES = 64 * 1_048_576;
 /** Most messages in one answer where the caller does not say. */
@@ -34,6 +40,8 @@ export class StreamLeases implements AsyncDisposable {
   /** Mean size of the messages of the newest answer. Undefined: there was none. */
   #meanBytes: number | undefined;
   #wake = (): void => {};
+  /** How often in a row a look for what was settled elsewhere has found nothing. */
+  #vainChecks = 0;
   readonly #extender: NodeJS.Timeout | undefined;
 
   constructor(app: AppContext, ctx: HandlerContext, open: ConsumeStreamRequest, queueSeconds: number) {
@@ -87,21 +95,36 @@ export class StreamLeases implements AsyncDisposable {
   /** Resolves when there is room, after `ms`, or when the signal aborts. */
   async waitForRoom(ms: number, signal: AbortSignal): Promise<void> {
     const endsAt = performance.now() + ms;
-    const topic = settledTopic(projectOf(this.#ctx), this.#open.queue);
-    const wake = () => this.#wake();
-    const unsubscribe = this.#app.wakeups.on(topic, wake);
-    signal.addEventListener("abort", wake, { once: true });
+    let checkedAt = performance.now();
+    let hinted = false;
+    const hint = () => {
+      hinted = true;
+      this.#wake();
+    };
+    const unsubscribe = this.#app.wakeups.on(settledTopic(projectOf(this.#ctx), this.#open.queue), hint);
+    signal.addEventListener("abort", hint, { once: true });
     try {
       while (this.room === 0 && !signal.aborted) {
-        const leftMs = endsAt - performance.now();
-        if (leftMs <= 0) return;
-        await this.#pause(Math.min(leftMs, RECHECK_MS));
-        if (this.room === 0 && !signal.aborted) await this.#recheck();
+        const now = performance.now();
+        if (now >= endsAt) return;
+        const checkAt = checkedAt + (this.#vainChecks > 0 ? this.#recheckMs : hinted ? HINTED_RECHECK_MS : RECHECK_MS);
+        if (now < checkAt) {
+          await this.#pause(Math.min(endsAt, checkAt) - now);
+          continue;
+        }
+        hinted = false;
+        await this.#recheck();
+        checkedAt = performance.now();
+        this.#vainChecks = this.room === 0 ? this.#vainChecks + 1 : 0;
       }
     } finally {
       unsubscribe();
-      signal.removeEventListener("abort", wake);
+      signal.removeEventListener("abort", hint);
     }
+  }
+
+  get #recheckMs(): number {
+    return Math.min(MAX_RECHECK_MS, RECHECK_MS * 2 ** (this.#vainChecks - 1));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -116,6 +139,7 @@ export class StreamLeases implements AsyncDisposable {
     if (gone === undefined) return;
     this.#out.delete(id);
     this.#bytes -= gone.bytes;
+    this.#vainChecks = 0;
     this.#wake();
   };
 
