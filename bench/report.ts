@@ -42,6 +42,8 @@ export function figureTable({ rounds }: Finding): string {
 /** Writes what a scenario found, with what it was measured on, to a file of its own in `dir`. */
 export async function writeResults(dir: string, finding: Finding, { settings, server, startedAt }: Run): Promise<void> {
   const { scenario, rounds, verdicts } = finding;
+  // How much was measured; the rest is about this call and this machine's folders.
+  const { only: _only, output: _output, profile: _profile, ...amounts } = settings;
   const results: Results = {
     scenario,
     started_at: startedAt.toISOString(),
@@ -55,7 +57,7 @@ export async function writeResults(dir: string, finding: Finding, { settings, se
     },
     versions: { node: process.version, postgres: server.version, ...(settings.peers && peerVersions()) },
     postgres_settings: server.settings,
-    settings,
+    settings: amounts,
     rounds,
     verdicts,
   };
@@ -85,7 +87,7 @@ interface Results extends Finding {
   readonly machine: object;
   readonly versions: Readonly<Record<string, string>>;
   readonly postgres_settings: Readonly<Record<string, string>>;
-  readonly settings: Settings;
+  readonly settings: Omit<Settings, "only" | "output" | "profile">;
 }
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
