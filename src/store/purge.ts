@@ -16,12 +16,13 @@ export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
   let after = FIRST_ID;
   for (;;) {
     // In the order of ids: so that no two that lock many messages can wait for each other in a circle, and so that no
-    // step walks over what the steps before have deleted.
+    // step walks over what the steps before have deleted. By places of rows, because the planner, which knows nothing of a
+    // queue that has just been filled, may compare each of its rows with each id.
     const { rows } = await sql<{ count: number; last: string | null }>`
       with gone as (
         delete from messages
-        where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(array(
-          select message_id from messages
+        where ctid = any(array(
+          select ctid from messages
           where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id > ${after}
             and published_at <= carillon_now()
           order by message_id limit ${PURGE_STEP} for update))
@@ -29,8 +30,12 @@ export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
       ),
       bodies as (
         delete from message_bodies
-        where project_id = ${queue.project_id} and queue_id = ${queue.queue_id}
-          and message_id in (select message_id from gone)
+        where ctid = any(array(
+          select b.ctid from gone
+          cross join lateral (
+            select ctid from message_bodies b
+            where b.project_id = ${queue.project_id} and b.queue_id = ${queue.queue_id} and b.message_id = gone.message_id
+            limit 1) b))
       )
       select count(*)::int as count, (select message_id from gone order by message_id desc limit 1) as last
       from gone`.execute(trx);

@@ -185,6 +185,30 @@ const STATEMENTS = [
      from dealt d order by d.seq;
    end $$`,
 
+  // How many of those that wait in a line were published after the given instant: by halving, because their numbers are
+  // dense and in the order of publishing.
+  `create function carillon_line_published_since(p_lane bigint, p_at timestamptz) returns bigint
+   language plpgsql stable ${BY_INDEX} as $$
+   declare
+     last bigint;
+     before bigint := carillon_line_cursor(p_lane);
+     after bigint;
+     middle bigint;
+   begin
+     select m.seq into last from line_messages m where m.lane_id = p_lane and m.seq > before order by m.seq desc limit 1;
+     if last is null then return 0; end if;
+     after := last + 1;
+     while after - before > 1 loop
+       middle := (after + before) / 2;
+       if exists (select from line_messages m where m.lane_id = p_lane and m.seq = middle and m.published_at <= p_at) then
+         before := middle;
+       else
+         after := middle;
+       end if;
+     end loop;
+     return last - before;
+   end $$`,
+
   // Both in one transaction: what consumers wait for is theirs when it is published.
   `create function carillon_line_publish_and_claim(
      p_project uuid, p_queue text, p_bytes bytea, p_lengths int[], p_priorities smallint[], p_group_ids text[],

@@ -21,8 +21,7 @@ select (waiting.count + open.lapsed)::int as available, open.leased::int as in_f
   extract(epoch from carillon_now() - least(open.first_lapsed_at, (
     select m.published_at from lane, line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
     order by m.seq limit 1)))::int as oldest_age_seconds,
-  ((select count(*) from lane, line_messages m
-    where m.lane_id = lane.lane_id and m.seq > lane.cursor and m.published_at > carillon_now() - interval '60 seconds')
+  ((select carillon_line_published_since(lane.lane_id, carillon_now() - interval '60 seconds') from lane)
    + (select coalesce(sum(hi - lo), 0) from minute where first_published_at > carillon_now() - interval '60 seconds')
   )::int as published,
   (select coalesce(sum(hi - lo - cardinality(open_seqs)), 0) from minute)::int as acked
