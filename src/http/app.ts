@@ -132,7 +132,7 @@ export function createApp(options: AppOptions): App {
         .then((answered) => universalResponseToNodeResponse(answered, response))
         .catch((error: unknown) => {
           // Only writing the response can fail here, and a caller that hung up is the usual reason.
-          if (ConnectError.from(error).code === Code.Aborted || response.writableEnded) return;
+          if (ConnectError.from(error).code === Code.Aborted || hasHungUp(error) || response.writableEnded) return;
           fail(response, 500, error);
         });
     } else if (path === "/healthz") {
@@ -173,6 +173,14 @@ export function createApp(options: AppOptions): App {
 }
 
 type AnswerFields = Record<string, string>;
+
+/** What a write to a connection or a stream fails with that its caller has closed. */
+const HANG_UPS: ReadonlySet<unknown> = new Set(["ECANCELED", "ECONNRESET", "EPIPE", "ERR_STREAM_PREMATURE_CLOSE"]);
+
+function hasHungUp(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  return ("code" in error && HANG_UPS.has(error.code)) || hasHungUp(error.cause);
+}
 
 function authorityOf(request: NodeRequest): string | undefined {
   return "authority" in request ? request.authority : request.headers.host;
