@@ -148,7 +148,7 @@ export interface HistoryBucketRow extends ActivityRow {
   readonly oldest_age_seconds: number | null;
 }
 
-const sum = (column: string) => sql`coalesce(least(sum(${sql.ref(column)}), 2147483647), 0)::int as ${sql.ref(column)}`;
+const sum = (column: string) => sql`least(coalesce(sum(${sql.ref(column)}), 0), 2147483647)::int as ${sql.ref(column)}`;
 const ACTIVITY = sql.join(["published", "delivered", "acked", "nacked", "expired", "dead"].map(sum));
 
 export interface HistorySpan {

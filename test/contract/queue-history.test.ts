@@ -12,6 +12,19 @@ afterAll(() => carillon[Symbol.asyncDispose]());
 const history = (queue: string, query = "") => carillon.rest("GET", `/queue/history/${queue}${query}`);
 
 describe.each(queueFaces(() => carillon))("over $name", (face) => {
+  test("a queue with which nothing was done has done nothing in the last hour", async () => {
+    const queue = unique("q");
+    await face.call("createQueue", { queue });
+    expect((await face.call("getQueueStats", { queue })).last_hour).toEqual({
+      published: 0,
+      delivered: 0,
+      acked: 0,
+      nacked: 0,
+      expired: 0,
+      dead: 0,
+    });
+  });
+
   test("the history and the statistics tell what was done with a queue", { timeout: 60_000 }, async () => {
     const queue = unique("q");
     await face.call("createQueue", { queue });
