@@ -2,8 +2,8 @@ import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { purgeLine } from "./line.ts";
 
-/** How many messages one statement of a purge removes. It bounds the memory and the time that a statement takes. */
-const PURGE_STEP = 20_000;
+/** How many messages one step of a purge removes. It bounds the memory and the time that a statement takes. */
+const PURGE_STEP = 10_000;
 /** Lies before every id. */
 const FIRST_ID = "00000000-0000-0000-0000-000000000000";
 
@@ -13,35 +13,48 @@ const FIRST_ID = "00000000-0000-0000-0000-000000000000";
  */
 export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
   let purged = await purgeLine(trx, queue);
-  let after = FIRST_ID;
-  for (;;) {
-    // In the order of ids: so that no two that lock many messages can wait for each other in a circle, and so that no
-    // step walks over what the steps before have deleted. By places of rows, because the planner, which knows nothing of a
-    // queue that has just been filled, may compare each of its rows with each id.
-    const { rows } = await sql<{ count: number; last: string | null }>`
-      with gone as (
-        delete from messages
-        where ctid = any(array(
-          select ctid from messages
-          where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id > ${after}
-            and published_at <= carillon_now()
-          order by message_id limit ${PURGE_STEP} for update))
-        returning message_id
-      ),
-      bodies as (
-        delete from message_bodies
-        where ctid = any(array(
-          select b.ctid from gone
-          cross join lateral (
-            select ctid from message_bodies b
-            where b.project_id = ${queue.project_id} and b.queue_id = ${queue.queue_id} and b.message_id = gone.message_id
-            limit 1) b))
-      )
-      select count(*)::int as count, (select message_id from gone order by message_id desc limit 1) as last
-      from gone`.execute(trx);
-    const { count = 0, last = null } = rows[0] ?? {};
-    purged += count;
-    if (last === null) return purged;
-    after = last;
+  for (let after = FIRST_ID; ; ) {
+    const found = await lockNext(trx, queue, after);
+    const last = found.at(-1);
+    if (last === undefined) return purged;
+    await remove(trx, queue, found);
+    purged += found.length;
+    after = last.message_id;
   }
+}
+
+interface Found {
+  readonly message_id: string;
+  /** Where the row is. It stays there while this transaction has it locked. */
+  readonly place: string;
+}
+
+/**
+ * Locks the next messages to purge. In the order of ids: so that no two that lock many messages can wait for each other
+ * in a circle, and so that no step walks over what the steps before have deleted.
+ */
+async function lockNext(trx: Db, queue: QueueRow, after: string): Promise<Found[]> {
+  const { rows } = await sql<Found>`
+    select message_id, ctid::text as place from messages
+    where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id > ${after}
+      and published_at <= carillon_now()
+    order by message_id limit ${PURGE_STEP} for update`.execute(trx);
+  return rows;
+}
+
+/**
+ * Deletes locked messages and their bodies. By places of rows, because the planner, which knows nothing of a queue that
+ * has just been filled, may compare each of its rows with each id. And in a statement of its own: to the one that waited
+ * for a lock, what changed meanwhile is not visible at its new place.
+ */
+async function remove(trx: Db, queue: QueueRow, found: readonly Found[]): Promise<void> {
+  await sql`
+    with gone as (delete from messages where ctid = any(${found.map(({ place }) => place)}::tid[]))
+    delete from message_bodies
+    where ctid = any(array(
+      select b.ctid from unnest(${found.map(({ message_id }) => message_id)}::uuid[]) as gone (message_id)
+      cross join lateral (
+        select ctid from message_bodies b
+        where b.project_id = ${queue.project_id} and b.queue_id = ${queue.queue_id} and b.message_id = gone.message_id
+        limit 1) b))`.execute(trx);
 }

@@ -7,6 +7,7 @@ import { hasDeadLetters } from "../../src/store/dead-letters.ts";
 import { claimKey, type IdempotencyClaim, pruneIdempotencyKeys, storeReply } from "../../src/store/idempotency.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
 import type { MessageRow } from "../../src/store/messages.ts";
+import { purgeQueue } from "../../src/store/purge.ts";
 import { deleteQueue, lockQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes } from "../../src/store/retention.ts";
 import { nackMessage } from "../../src/store/settlements.ts";
@@ -116,6 +117,23 @@ describe("a message that dies", () => {
     await inTransaction((trx) => redriveDeadLetters(trx, queue, queue, {}, 10));
     expect((await lease(queue))[0]?.payload.toString()).toBe("urgent");
   });
+});
+
+test("a message that is being handed out while its queue is purged is purged too", async () => {
+  const queue = await makeQueue(t.db, project);
+  await publish(t.db, queue, ["a", "b"]);
+  const leasing = openTransaction((trx) =>
+    leaseMessages(trx, queue, { limit: 1, visibilitySeconds: 30, requestId: "" }),
+  );
+  expect(await leasing.began).toHaveLength(1);
+  const purging = inTransaction((trx) => purgeQueue(trx, queue));
+  await untilSomeoneWaits(purging);
+  await leasing.commit();
+  expect(await purging).toBe(2);
+  const { rows } = await sql`
+    select message_id from messages where queue_id = ${queue.queue_id}
+    union all select message_id from message_bodies where queue_id = ${queue.queue_id}`.execute(t.db);
+  expect(rows).toEqual([]);
 });
 
 test("a message stored by a call that had read the queue before its deletion goes too", async () => {

@@ -16,23 +16,7 @@ select coalesce(sum(count), 0)::int as count from dropped;
 
 select carillon_line_drop($1, carillon_now(), $2) as count;
 
-with gone as (
-  delete from messages
-  where ctid = any(array(
-    select ctid from messages
-    where project_id = $1 and queue_id = $2 and message_id > $3
-      and published_at <= carillon_now()
-    order by message_id limit $4 for update))
-  returning message_id
-),
-bodies as (
-  delete from message_bodies
-  where ctid = any(array(
-    select b.ctid from gone
-    cross join lateral (
-      select ctid from message_bodies b
-      where b.project_id = $5 and b.queue_id = $6 and b.message_id = gone.message_id
-      limit 1) b))
-)
-select count(*)::int as count, (select message_id from gone order by message_id desc limit 1) as last
-from gone;
+select message_id, ctid::text as place from messages
+where project_id = $1 and queue_id = $2 and message_id > $3
+  and published_at <= carillon_now()
+order by message_id limit $4 for update;
