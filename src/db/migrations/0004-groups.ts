@@ -11,14 +11,6 @@ import { type Kysely, sql } from "kysely";
  */
 export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
-  const { rows } = await sql<{ condition: string }>`
-    select prosrc as condition from pg_proc where oid = 'carillon_uses_line'::regproc`.execute(db);
-  await sql
-    .raw(
-      `create or replace function carillon_uses_line(q queues) returns boolean language sql immutable as $$
-         ${rows[0]?.condition} and not q.grouped and not q.metered $$`,
-    )
-    .execute(db);
 }
 
 const STATEMENTS = [

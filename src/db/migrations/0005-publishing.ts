@@ -3,14 +3,6 @@ import { type Kysely, sql } from "kysely";
 /** Publishing outside the line, and deduplication. */
 export async function up(db: Kysely<unknown>): Promise<void> {
   for (const statement of STATEMENTS) await sql.raw(statement).execute(db);
-  const { rows } = await sql<{ condition: string }>`
-    select prosrc as condition from pg_proc where oid = 'carillon_uses_line'::regproc`.execute(db);
-  await sql
-    .raw(
-      `create or replace function carillon_uses_line(q queues) returns boolean language sql immutable as $$
-         ${rows[0]?.condition} and not q.content_deduplication $$`,
-    )
-    .execute(db);
 }
 
 const STATEMENTS = [
@@ -24,6 +16,11 @@ const STATEMENTS = [
      add column content_deduplication boolean not null default false,
      add column deduplication_window_seconds int not null default 600,
      add column require_receipt boolean not null default false`,
+  // All that keeps the messages of a queue out of a line: each has a turn, a limit or a key of its own.
+  `create or replace function carillon_uses_line(q queues) returns boolean language sql immutable as $$
+     select q.type = 'standard' and not q.enable_priority and not q.grouped and not q.metered
+        and not q.content_deduplication
+   $$`,
   // Hand-outs that a message came back from without a failure.
   `alter table messages add column return_count int not null default 0`,
 
