@@ -1,6 +1,9 @@
 /** Kinds of public id: a prefix, an underscore, and 26 characters of Crockford's base 32. */
 export type IdPrefix = "cron" | "run" | "task" | "msg" | "sub" | "key" | "rdr";
 
+/** The UUID that nothing has. It lies before all others. */
+export const NIL_UUID = "00000000-0000-0000-0000-000000000000";
+
 const ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const CODES = Buffer.from(ALPHABET, "latin1");
 /** The longest prefix, the underscore and the characters. */
@@ -43,6 +46,10 @@ export function parseId(prefix: IdPrefix, id: string): string | undefined {
     bits = (bits << 5n) | BigInt(value);
   }
   if (bits >> 128n !== 0n) return undefined;
-  const hex = bits.toString(16).padStart(32, "0");
+  return hexToUuid(bits.toString(16).padStart(32, "0"));
+}
+
+/** The UUID of 32 hexadecimal digits. */
+export function hexToUuid(hex: string): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }

@@ -1,3 +1,5 @@
+import { hexToUuid } from "./ids.ts";
+
 /**
  * Ids of messages that stand in a line: the number of the lane and the message's number in it, as one uuid, so that the
  * message is found without an index on ids. Receipts are made alike, of a claim's token and the message's number.
@@ -6,9 +8,8 @@
  * of lanes stay below 2^48. So neither can be taken for the other.
  */
 export function pairToUuid(high: bigint, low: bigint): string {
-  const hex =
-    BigInt.asUintN(64, high).toString(16).padStart(16, "0") + BigInt.asUintN(64, low).toString(16).padStart(16, "0");
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  const half = (number: bigint) => BigInt.asUintN(64, number).toString(16).padStart(16, "0");
+  return hexToUuid(half(high) + half(low));
 }
 
 /** Where the second half begins in the text of a uuid. */

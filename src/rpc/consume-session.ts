@@ -11,7 +11,7 @@ import { nextBatch } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
 import { toMessage } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
-import { ackAll, extendSingly, isReleased, nackSingly, tell } from "./settle-handlers.ts";
+import { ackAll, extendAll, nackAll } from "./settle-handlers.ts";
 import { StreamLeases } from "./stream-leases.ts";
 
 type Answer = MessageInitShape<typeof ConsumeSessionResponseSchema>;
@@ -65,22 +65,10 @@ async function answer(
   switch (request.case) {
     case "ack":
       return { acked: { results: await ackAll(app, ctx, queueName, request.value.items) } };
-    case "nack": {
-      const { items } = request.value;
-      const results = await app.db
-        .transaction()
-        .execute(async (trx) => nackSingly(trx, await requireQueue(trx, ctx, queueName), items));
-      tell(app, ctx, queueName, results);
-      return { nacked: { results } };
-    }
-    case "extend": {
-      const { items } = request.value;
-      const results = await app.db
-        .transaction()
-        .execute(async (trx) => extendSingly(trx, await requireQueue(trx, ctx, queueName), items));
-      tell(app, ctx, queueName, results.filter(isReleased));
-      return { extended: { results } };
-    }
+    case "nack":
+      return { nacked: { results: await nackAll(app, ctx, queueName, request.value.items) } };
+    case "extend":
+      return { extended: { results: await extendAll(app, ctx, queueName, request.value.items) } };
     default:
       throw Refusal.field("open", "must come in the first request of a session only");
   }

@@ -15,7 +15,7 @@ import {
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import type { Db } from "../db/schema.ts";
 import { queueTopic, settledTopic } from "../db/wakeups.ts";
-import { parseId } from "../domain/ids.ts";
+import { NIL_UUID, parseId } from "../domain/ids.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { ackMessage, type DeliveryKey, extendLease, nackMessage } from "../store/settlements.ts";
 import { type AppContext, projectOf } from "./context.ts";
@@ -30,9 +30,6 @@ type SettleHandlers = Pick<
 type AckResult = MessageInitShape<typeof AckResponseSchema>;
 type NackResult = MessageInitShape<typeof NackResponseSchema>;
 type ExtendResult = MessageInitShape<typeof ExtendLeaseResponseSchema>;
-
-/** Stands for a message or a receipt that cannot exist. */
-const NOBODY = "00000000-0000-0000-0000-000000000000";
 
 /** The calls that end or move leases, for one message or for many. */
 export function settleHandlers(app: AppContext): SettleHandlers {
@@ -127,8 +124,35 @@ async function ackSingly(
   }));
 }
 
-/** Gives messages back, in one transaction. */
-export async function nackSingly(
+/** Gives messages back. */
+export async function nackAll(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  items: readonly NackBatchItem[],
+): Promise<NackResult[]> {
+  const results = await app.db
+    .transaction()
+    .execute(async (trx) => nackSingly(trx, await requireQueue(trx, ctx, queueName), items));
+  tell(app, ctx, queueName, results);
+  return results;
+}
+
+/** Moves the ends of leases. */
+export async function extendAll(
+  app: AppContext,
+  ctx: HandlerContext,
+  queueName: string,
+  items: readonly ExtendLeaseBatchItem[],
+): Promise<ExtendResult[]> {
+  const results = await app.db
+    .transaction()
+    .execute(async (trx) => extendSingly(trx, await requireQueue(trx, ctx, queueName), items));
+  tell(app, ctx, queueName, results.filter(isReleased));
+  return results;
+}
+
+async function nackSingly(
   trx: Db,
   queue: NamedQueueRow,
   items: readonly Omit<NackBatchItem, "$typeName">[],
@@ -145,8 +169,7 @@ export async function nackSingly(
   }));
 }
 
-/** Moves the ends of leases, in one transaction. */
-export async function extendSingly(
+async function extendSingly(
   trx: Db,
   queue: NamedQueueRow,
   items: readonly Omit<ExtendLeaseBatchItem, "$typeName">[],
@@ -197,12 +220,12 @@ interface Settlement {
 }
 
 /** Whether a lease was ended by its extension. */
-export function isReleased(result: ExtendResult): boolean {
+function isReleased(result: ExtendResult): boolean {
   return result.extended === true && result.leaseExpiresAt === undefined;
 }
 
 /** Says which messages were settled: there may be room for the next of a group, or of a stream that was full. */
-export function tell(
+function tell(
   app: AppContext,
   ctx: HandlerContext,
   queueName: string,
@@ -224,11 +247,11 @@ export function tell(
 /** Ids and receipts that cannot be ours become ones that nothing has, so that they are answered like unknown ones. */
 function deliveryKey(req: { readonly messageId: string; readonly receipt: string }): DeliveryKey {
   return {
-    messageId: parseId("msg", req.messageId) ?? NOBODY,
+    messageId: parseId("msg", req.messageId) ?? NIL_UUID,
     receipt: req.receipt === "" ? undefined : parseReceipt(req.receipt),
   };
 }
 
 function parseReceipt(receipt: string): string {
-  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(receipt) ? receipt : NOBODY;
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(receipt) ? receipt : NIL_UUID;
 }

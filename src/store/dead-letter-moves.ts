@@ -1,13 +1,12 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { NIL_UUID } from "../domain/ids.ts";
 import { type DeadLetterFilter, fromDied, IS_FREE, isSelective, isWanted, walkByIndex } from "./dead-letter-filter.ts";
 import type { DeathPosition } from "./dead-letters.ts";
-import { headStart, lockLane, TURN_SEQ } from "./messages.ts";
+import { DELETE_PICKED, headStart, lockLane, TURN_SEQ } from "./messages.ts";
 
 /** How many dead letters one statement looks at or removes. It bounds the memory and the time that a statement takes. */
 const STEP = 5_000;
-/** Lies before every id. */
-const FIRST_ID = "00000000-0000-0000-0000-000000000000";
 
 /**
  * Parts what has died so far from what will: dead letters with a lower seq died before. Unlike an instant it is exact,
@@ -162,7 +161,7 @@ export async function countDeadLetters(
 ): Promise<number> {
   await walkByIndex(db);
   let count = 0;
-  for (let after = FIRST_ID; ; ) {
+  for (let after = NIL_UUID; ; ) {
     const { rows } = await sql<{ found: number; last: string | null }>`
       with walk as materialized (
         select m.* ${fromDied(queue, filter)} ${before(cut)} and m.message_id > ${after}
@@ -186,7 +185,7 @@ export async function purgeDeadLetters(
 ): Promise<number> {
   await walkByIndex(trx);
   let purged = 0;
-  for (let after = FIRST_ID; ; ) {
+  for (let after = NIL_UUID; ; ) {
     // In the order of ids, as all that wait for many messages.
     const { rows } = await sql<{ purged: number; last: string | null }>`
       with walk as materialized (
@@ -196,19 +195,11 @@ export async function purgeDeadLetters(
       wanted as materialized (
         select m.queue_id, m.message_id from walk m where ${isWanted(filter)} order by m.message_id
       ),
-      locked as materialized (
+      picked as materialized (
         select m.project_id, m.queue_id, m.message_id from wanted found cross join lateral (${byKey(queue)} for update) m
         where m.source_queue_id = ${queue.queue_id} and not m.acked ${before(cut)}
       ),
-      gone as (
-        delete from messages m using locked
-        where m.project_id = locked.project_id and m.queue_id = locked.queue_id and m.message_id = locked.message_id
-        returning m.project_id, m.queue_id, m.message_id
-      ),
-      bodies as (
-        delete from message_bodies b using gone
-        where b.project_id = gone.project_id and b.queue_id = gone.queue_id and b.message_id = gone.message_id
-      )
+      ${DELETE_PICKED}
       select (select count(*)::int from gone) as purged,
              (select message_id from walk order by message_id desc limit 1) as last`.execute(trx);
     purged += rows[0]?.purged ?? 0;

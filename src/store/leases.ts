@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { buryMessages } from "./dead-letters.ts";
-import { extendClaims, liveClaims, repeatClaims, setAside } from "./line-claims.ts";
+import { extendClaims, type LineDelivery, liveClaims, repeatClaims, setAside } from "./line-claims.ts";
 import { type MessageRow, removeAcked } from "./messages.ts";
 import { recordWithTransaction } from "./queue-history.ts";
 
@@ -134,6 +134,10 @@ export function leasesOf(messages: readonly MessageRow[]): Leases {
   return new Map(messages.flatMap((row) => (row.lease_token === null ? [] : [[row.lease_token, row.message_id]])));
 }
 
+function deliveriesOf(leases: Leases): LineDelivery[] {
+  return Array.from(leases, ([receipt, messageId]) => ({ messageId, receipt }));
+}
+
 /** The messages are named by their ids as well, because a search by token alone reads every lease of the queue. */
 const held = (queue: QueueRow, leases: Leases) => sql`
   ${lane(queue)} and m.message_id = any(${[...leases.values()]}::uuid[])
@@ -157,12 +161,7 @@ export async function releaseLeases(db: Db, queue: QueueRow, leases: Leases): Pr
 /** Makes those of the leases that still hold end `visibilitySeconds` from now; those of one hand-out in the line together. */
 export async function extendLeases(db: Db, queue: QueueRow, leases: Leases, visibilitySeconds: number): Promise<void> {
   if (leases.size === 0) return;
-  await extendClaims(
-    db,
-    queue,
-    Array.from(leases, ([receipt, messageId]) => ({ messageId, receipt })),
-    visibilitySeconds,
-  );
+  await extendClaims(db, queue, deliveriesOf(leases), visibilitySeconds);
   await sql`
     update messages m set lease_expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
     where ${lane(queue)} and m.message_id = any(array(
@@ -174,11 +173,7 @@ export async function liveLeases(db: Db, queue: QueueRow, leases: Leases): Promi
   if (leases.size === 0) return leases;
   const { rows } = await sql<{ lease_token: string; message_id: string }>`
     select m.lease_token, m.message_id from messages m where ${held(queue, leases)}`.execute(db);
-  const inLine = await liveClaims(
-    db,
-    queue,
-    Array.from(leases, ([receipt, messageId]) => ({ messageId, receipt })),
-  );
+  const inLine = await liveClaims(db, queue, deliveriesOf(leases));
   return new Map([
     ...rows.map((row) => [row.lease_token, row.message_id] as const),
     ...Array.from(leases).filter(([, messageId]) => inLine.has(messageId)),

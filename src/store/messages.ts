@@ -91,6 +91,18 @@ export function headStart(queue: Pick<QueueRow, "enable_priority">) {
   return sql`make_interval(mins => priority * ${queue.enable_priority ? MINUTES_PER_PRIORITY : 0}::int)`;
 }
 
+/** The CTEs `gone` and `bodies`: they delete the messages whose keys the CTE `picked` has, with their bodies. */
+export const DELETE_PICKED = sql`
+  gone as (
+    delete from messages m using picked
+    where m.project_id = picked.project_id and m.queue_id = picked.queue_id and m.message_id = picked.message_id
+    returning m.project_id, m.queue_id, m.message_id
+  ),
+  bodies as (
+    delete from message_bodies b using gone
+    where b.project_id = gone.project_id and b.queue_id = gone.queue_id and b.message_id = gone.message_id
+  )`;
+
 /**
  * Removes messages of a lane for good and remembers that they were acked.
  */

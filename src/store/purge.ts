@@ -1,11 +1,10 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { NIL_UUID } from "../domain/ids.ts";
 import { purgeLine } from "./line.ts";
 
 /** How many messages one step of a purge removes. It bounds the memory and the time that a statement takes. */
 const PURGE_STEP = 10_000;
-/** Lies before every id. */
-const FIRST_ID = "00000000-0000-0000-0000-000000000000";
 
 /**
  * Removes every message that was in the queue before the transaction began, leased or not, and returns how many.
@@ -13,7 +12,7 @@ const FIRST_ID = "00000000-0000-0000-0000-000000000000";
  */
 export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
   let purged = await purgeLine(trx, queue);
-  for (let after = FIRST_ID; ; ) {
+  for (let after = NIL_UUID; ; ) {
     const found = await lockNext(trx, queue, after);
     const last = found.at(-1);
     if (last === undefined) return purged;

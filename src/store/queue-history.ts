@@ -1,5 +1,6 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { NIL_UUID } from "../domain/ids.ts";
 
 /** What a node did with a queue. */
 export interface QueueActivity {
@@ -12,7 +13,7 @@ export interface QueueActivity {
 }
 
 /** The parts of a minute that are not one node's: the sample, and what a minute that is over is folded into. */
-const FOLDED = "00000000-0000-0000-0000-000000000000";
+const FOLDED = NIL_UUID;
 const SAMPLE = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 
 const THIS_MINUTE = sql`date_bin('1 minute', carillon_now(), 'epoch')`;

@@ -1,5 +1,6 @@
 import { sql } from "kysely";
 import type { Db } from "../db/schema.ts";
+import { DELETE_PICKED } from "./messages.ts";
 
 /** Deletes up to `limit` messages whose retention ended, dead letters included, and returns how many. */
 export async function pruneMessages(db: Db, limit: number): Promise<number> {
@@ -90,16 +91,7 @@ export async function pruneAckedMessages(db: Db, limit: number): Promise<number>
 
 async function deleteMessages(db: Db, which: ReturnType<typeof sql>): Promise<number> {
   const { rows } = await sql<{ count: number }>`
-    with picked as materialized (${which}),
-    gone as (
-      delete from messages m using picked
-      where m.project_id = picked.project_id and m.queue_id = picked.queue_id and m.message_id = picked.message_id
-      returning m.project_id, m.queue_id, m.message_id
-    ),
-    bodies as (
-      delete from message_bodies b using gone
-      where b.project_id = gone.project_id and b.queue_id = gone.queue_id and b.message_id = gone.message_id
-    )
+    with picked as materialized (${which}), ${DELETE_PICKED}
     select count(*)::int as count from gone`.execute(db);
   return rows[0]?.count ?? 0;
 }
