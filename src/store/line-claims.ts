@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { pairToUuid, seqInLane, uuidToPair } from "../domain/line-ids.ts";
-import { lists, type PlacedRow, type PublishedInLine, toPublished } from "./line.ts";
+import { JSON_TYPE, lists, type PlacedRow, type PublishedInLine, toPublished } from "./line.ts";
 import type { MessageRow, NewMessage } from "./messages.ts";
 
 /** What one consumer asks for. */
@@ -17,8 +17,6 @@ export interface ClaimRequest {
 
 /** What a look at a queue's line found. */
 export interface LineClaim {
-  readonly queueId: string;
-  readonly paused: boolean;
   /** Whether messages outside the line can be handed out. */
   readonly setAside: boolean;
   /** Whether the queue is plain no more and what stands in its line is to be moved out of it. */
@@ -35,9 +33,7 @@ export interface LineClaim {
 const LONG_AGO = new Date(0);
 
 interface ClaimedRow {
-  readonly queue_id: string;
   readonly lane_id: string;
-  readonly paused: boolean;
   readonly set_aside: boolean | null;
   readonly draining: boolean | null;
   readonly expired: boolean | null;
@@ -108,8 +104,6 @@ function toClaim(rows: readonly ClaimedRow[], count: number): LineClaim | undefi
   const messages = Array.from({ length: count }, (): MessageRow[] => []);
   for (const row of claimed) messages[(row.request ?? 0) - 1]?.push(toMessageRow(row));
   return {
-    queueId: about.queue_id,
-    paused: about.paused,
     setAside: about.set_aside ?? false,
     draining: about.draining ?? false,
     expired: about.expired ?? false,
@@ -119,13 +113,13 @@ function toClaim(rows: readonly ClaimedRow[], count: number): LineClaim | undefi
 }
 
 function toMessageRow(
-  row: Omit<ClaimedRow, "queue_id" | "paused" | "set_aside" | "draining" | "expired" | "asked_at" | "request">,
+  row: Omit<ClaimedRow, "set_aside" | "draining" | "expired" | "asked_at" | "request">,
 ): MessageRow {
   const seq = BigInt(row.seq);
   return {
     message_id: pairToUuid(BigInt(row.lane_id), seq),
     payload: row.payload,
-    content_type: row.content_type ?? "application/json",
+    content_type: row.content_type ?? JSON_TYPE,
     headers: row.headers ?? {},
     group_id: row.group_id,
     priority: row.priority,

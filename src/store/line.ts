@@ -9,7 +9,7 @@ export function isPlain(message: NewMessage): boolean {
 }
 
 /** What the line leaves out because most messages have it. */
-const JSON_TYPE = "application/json";
+export const JSON_TYPE = "application/json";
 
 /** What was put into a line. */
 export interface PublishedInLine {

@@ -129,7 +129,7 @@ const STATEMENTS = [
      p_project uuid, p_queue text, p_limits int[], p_seconds int[], p_tokens bigint[], p_requests text[],
      p_expired_since timestamptz
    ) returns table (
-     queue_id uuid, lane_id bigint, paused boolean, set_aside boolean, draining boolean, expired boolean, asked_at timestamptz,
+     lane_id bigint, set_aside boolean, draining boolean, expired boolean, asked_at timestamptz,
      request int, seq bigint, token bigint, published_at timestamptz, lease_expires_at timestamptz, priority smallint,
      group_id text, content_type text, headers jsonb, payload bytea
    ) language plpgsql ${BY_INDEX} as $$
@@ -143,7 +143,7 @@ const STATEMENTS = [
      plain := carillon_uses_line(q);
      select m.published_at into head from line_messages m
      where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) order by m.seq limit 1;
-     return query select q.queue_id, q.lane_id, q.paused,
+     return query select q.lane_id,
        exists (select from messages m where m.project_id = q.project_id and m.queue_id = q.queue_id
                and m.lease_expires_at is null and m.rank <= carillon_now() and m.visible_at <= carillon_now()),
        head is not null and not plain,
@@ -180,7 +180,7 @@ const STATEMENTS = [
               carillon_now(), d.until
        from dealt d group by d.ord, d.token, d.request, d.until
      )
-     select q.queue_id, q.lane_id, q.paused, null::boolean, null::boolean, null::boolean, null::timestamptz,
+     select q.lane_id, null::boolean, null::boolean, null::boolean, null::timestamptz,
             d.ord, d.seq, d.token, d.published_at, d.until, d.priority, d.group_id, d.content_type, d.headers, d.payload
      from dealt d order by d.seq;
    end $$`,
@@ -216,7 +216,7 @@ const STATEMENTS = [
      p_expired_since timestamptz
    ) returns table (
      first_seq bigint, subscribed boolean,
-     queue_id uuid, lane_id bigint, paused boolean, set_aside boolean, draining boolean, expired boolean, asked_at timestamptz,
+     lane_id bigint, set_aside boolean, draining boolean, expired boolean, asked_at timestamptz,
      request int, seq bigint, token bigint, published_at timestamptz, lease_expires_at timestamptz, priority smallint,
      group_id text, content_type text, headers jsonb, payload bytea
    ) language plpgsql as $$
