@@ -26,12 +26,9 @@ export interface Entry {
   readonly measure: () => Promise<Measures>;
 }
 
-export type PeerName =
-  | "graphile-worker"
-  | "pg-boss"
-  | "RabbitMQ quorum"
-  | "BullMQ, AOF always"
-  | "BullMQ, AOF everysec";
+export type PeerName = (typeof PEERS)[number];
+
+const PEERS = ["graphile-worker", "pg-boss", "RabbitMQ quorum", "BullMQ, AOF always", "BullMQ, AOF everysec"] as const;
 
 /** A peer, and its database where it uses PostgreSQL. */
 export interface Peer {
@@ -78,8 +75,8 @@ export class Scope implements AsyncDisposable {
     return this.use(await startCarillonNode(database.url, { handlers, profileDir: this.settings.profile }));
   }
 
-  /** Those of the peers that can run here, each on a database of its own. */
-  async openPeers(names: readonly PeerName[]): Promise<Peer[]> {
+  /** Those of the peers that can run here, each on a database of its own. Default: all. */
+  async openPeers(names: readonly PeerName[] = PEERS): Promise<Peer[]> {
     if (!this.settings.peers) return [];
     const peers: Peer[] = [];
     for (const name of names) {

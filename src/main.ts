@@ -206,7 +206,7 @@ export async function startCarillon(
     }),
   });
   cleanup.use(port);
-  // Port 0 was any free one.
+  // Port 0 means any free one: this is the one.
   ownAddresses.push({ host: config.host, port: port.address.port });
 
   const owned = cleanup.move();

@@ -17,13 +17,7 @@ export const drain: Scenario = {
   async run(scope) {
     const { node } = await scope.startCarillon();
     const carillon = scope.use(await Carillon.open(node));
-    const peers = await scope.openPeers([
-      "graphile-worker",
-      "pg-boss",
-      "RabbitMQ quorum",
-      "BullMQ, AOF always",
-      "BullMQ, AOF everysec",
-    ]);
+    const peers = await scope.openPeers();
     const contestants: Contestant[] = [carillon, ...peers.map(({ contestant }) => contestant)];
     const rounds = await scope.alternate(
       contestants.map((contestant) => ({ name: contestant.name, measure: () => drained(scope, contestant) })),

@@ -27,13 +27,7 @@ export const publish: Scenario = {
         contestants.push(scope.use(await Carillon.open(behindAdapter, { name, face, queue: `publish-${index}` })));
       }
     }
-    const peers = await scope.openPeers([
-      "graphile-worker",
-      "pg-boss",
-      "RabbitMQ quorum",
-      "BullMQ, AOF always",
-      "BullMQ, AOF everysec",
-    ]);
+    const peers = await scope.openPeers();
     contestants.push(...peers.map(({ contestant }) => contestant));
 
     const entries = contestants.map(
