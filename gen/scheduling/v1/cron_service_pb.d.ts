@@ -6,6 +6,10 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import type { Message } from "@bufbuild/protobuf";
 import type { OverlapPolicy, Run } from "./run_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { DstGap, DstOverlap, GetCronHerdRequestSchema, GetCronHerdResponseSchema, PreviewCronJobRequestSchema, PreviewCronJobResponseSchema } from "./schedule_pb.js";
+import type { RetryPolicy } from "./retry_pb.js";
+import type { ExplainCronFireRequestSchema, ExplainCronFireResponseSchema, ListCronRunsRequestSchema, ListCronRunsResponseSchema, RunCronRunRequestSchema, RunCronRunResponseSchema } from "./cron_ledger_pb.js";
+import type { CancelCronBackfillRequestSchema, CancelCronBackfillResponseSchema, GetCronBackfillRequestSchema, GetCronBackfillResponseSchema, ListCronBackfillsRequestSchema, ListCronBackfillsResponseSchema, StartCronBackfillRequestSchema, StartCronBackfillResponseSchema } from "./cron_backfill_pb.js";
 
 /**
  * Describes the file scheduling/v1/cron_service.proto.
@@ -13,7 +17,8 @@ import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_scheduling_v1_cron_service: GenFile;
 
 /**
- * CronJob is a definition that POSTs to a URL on a schedule.
+ * CronJob is a definition that POSTs to a URL, or publishes to a queue, on a schedule, or a monitor of what somebody else runs
+ * on one.
  *
  * @generated from message scheduling.v1.CronJob
  */
@@ -40,7 +45,7 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
   cronExpr: string;
 
   /**
-   * The target that is POSTed to, normalised.
+   * The target that is POSTed to, normalised. Empty when the target is a queue, and for a monitor.
    *
    * @generated from field: string url = 4;
    */
@@ -54,7 +59,8 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
   taskType: TaskType;
 
   /**
-   * Body of each POST, byte for byte as it was given. Absent when there is none: the body is then `{}`.
+   * Body of each POST, or payload of each message, byte for byte as it was given. Absent when there is none: it is then
+   * `{}`.
    *
    * @generated from field: optional bytes payload = 6;
    */
@@ -75,7 +81,7 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
   timezone: string;
 
   /**
-   * Retries after a failed first attempt.
+   * Retries after a failed first attempt. A publish is not retried.
    *
    * @generated from field: int32 retries = 9;
    */
@@ -103,7 +109,7 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
   maxRuns?: number | undefined;
 
   /**
-   * Headers sent with each POST beside the standard ones; lower-case names. Values of headers that carry
+   * Headers sent with each POST, or kept with each message, beside the standard ones; lower-case names. Values of headers that carry
    * credentials (authorization, cookie, and names that contain token, secret, password or api-key) show as `***`.
    *
    * @generated from field: map<string, string> headers = 13;
@@ -153,7 +159,8 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
   state: CronJobState;
 
   /**
-   * Next fire time. Absent when there is none: paused, completed, or the schedule has no more.
+   * Next fire time, before spreading and jitter. Absent when there is none: paused, completed, or the schedule has no
+   * more.
    *
    * @generated from field: optional google.protobuf.Timestamp next_run_at = 20;
    */
@@ -186,6 +193,154 @@ export declare type CronJob = Message<"scheduling.v1.CronJob"> & {
    * @generated from field: google.protobuf.Timestamp updated_at = 24;
    */
   updatedAt?: Timestamp | undefined;
+
+  /**
+   * What becomes of a time that a clock change skips.
+   *
+   * @generated from field: scheduling.v1.DstGap dst_gap = 25;
+   */
+  dstGap: DstGap;
+
+  /**
+   * How often a time that a clock change repeats fires.
+   *
+   * @generated from field: scheduling.v1.DstOverlap dst_overlap = 26;
+   */
+  dstOverlap: DstOverlap;
+
+  /**
+   * No fire time is before this instant. Absent when there is no bound.
+   *
+   * @generated from field: optional google.protobuf.Timestamp start_at = 27;
+   */
+  startAt?: Timestamp | undefined;
+
+  /**
+   * No fire time is after this instant. Absent when there is no bound.
+   *
+   * @generated from field: optional google.protobuf.Timestamp end_at = 28;
+   */
+  endAt?: Timestamp | undefined;
+
+  /**
+   * Length in seconds of the window after each fire time in which the job has its own fixed place; 0 for none.
+   *
+   * @generated from field: int32 spread_seconds = 29;
+   */
+  spreadSeconds: number;
+
+  /**
+   * Most seconds by which each fire is late by chance; 0 for none.
+   *
+   * @generated from field: int32 jitter_seconds = 30;
+   */
+  jitterSeconds: number;
+
+  /**
+   * How far apart retries are. Absent: the default, 5 s, 10 s, 20 s, … up to 1 h, each 20 % more or less.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 31;
+   */
+  retryPolicy?: RetryPolicy | undefined;
+
+  /**
+   * Why the job is paused. Absent when it is not, or nobody said.
+   *
+   * @generated from field: optional string pause_reason = 32;
+   */
+  pauseReason?: string | undefined;
+
+  /**
+   * Seconds after its effective time within which a fire has to start. Absent when it may start however late.
+   *
+   * @generated from field: optional int32 expire_after_seconds = 33;
+   */
+  expireAfterSeconds?: number | undefined;
+
+  /**
+   * Failed runs in a row after which the job is paused. Absent when it never is.
+   *
+   * @generated from field: optional int32 pause_after_failures = 34;
+   */
+  pauseAfterFailures?: number | undefined;
+
+  /**
+   * Runs in a row that have failed for good. Counted only while pause_after_failures is set.
+   *
+   * @generated from field: int32 failures_in_a_row = 35;
+   */
+  failuresInARow: number;
+
+  /**
+   * Seconds after its effective time within which a fire's run has to have started. Absent when nobody is told.
+   *
+   * @generated from field: optional int32 start_grace_seconds = 36;
+   */
+  startGraceSeconds?: number | undefined;
+
+  /**
+   * Seconds after its effective time within which a fire's run has to have succeeded. Absent when nobody is told.
+   *
+   * @generated from field: optional int32 finish_grace_seconds = 37;
+   */
+  finishGraceSeconds?: number | undefined;
+
+  /**
+   * Since when the job is overdue: the end of the grace of the first fire that was not kept. Absent when it is not.
+   *
+   * @generated from field: optional google.protobuf.Timestamp overdue_since = 38;
+   */
+  overdueSince?: Timestamp | undefined;
+
+  /**
+   * What the newest fire that was not kept lacked. Absent when the job is not overdue.
+   *
+   * @generated from field: optional scheduling.v1.CronOverdueReason overdue_reason = 39;
+   */
+  overdueReason?: CronOverdueReason | undefined;
+
+  /**
+   * Fires that were not kept since the job is overdue; a stretch of missed fires counts as one. 0 when it is not.
+   *
+   * @generated from field: int32 overdue_fires = 40;
+   */
+  overdueFires: number;
+
+  /**
+   * The queue that is published to. Absent when the target is a URL.
+   *
+   * @generated from field: optional string queue = 41;
+   */
+  queue?: string | undefined;
+
+  /**
+   * Group of the messages. Absent when the target is a URL, or none was given.
+   *
+   * @generated from field: optional string group_id = 42;
+   */
+  groupId?: string | undefined;
+
+  /**
+   * Priority of the messages. Absent when the target is a URL, or none was given.
+   *
+   * @generated from field: optional int32 priority = 43;
+   */
+  priority?: number | undefined;
+
+  /**
+   * Seconds after which a message is dropped. Absent when the target is a URL, or only the queue's retention counts.
+   *
+   * @generated from field: optional int32 ttl_seconds = 44;
+   */
+  ttlSeconds?: number | undefined;
+
+  /**
+   * Where a monitor is pinged, below the server's address: `/v1/scheduling/ping/…`. Whoever knows it can ping. Absent for jobs
+   * that are no monitors.
+   *
+   * @generated from field: optional string ping_path = 46;
+   */
+  pingPath?: string | undefined;
 };
 
 /**
@@ -201,7 +356,7 @@ export declare const CronJobSchema: GenMessage<CronJob>;
  */
 export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobRequest"> & {
   /**
-   * Name for people, up to 256 characters. Default: host and path of url.
+   * Name for people, up to 256 characters. Default: host and path of url, or the queue, or "monitor".
    *
    * @generated from field: string name = 1;
    */
@@ -219,21 +374,21 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
 
   /**
    * The target to POST to: an https URL of at most 2048 characters. Plain http and private addresses need the
-   * operator's consent.
+   * operator's consent. Either this or queue is needed, but for a monitor, which has neither.
    *
    * @generated from field: string url = 3;
    */
   url: string;
 
   /**
-   * Kind of target. Default http_url.
+   * Kind of target, which has to be the one that is given. Default: that one. A monitor has to say so, and stays one.
    *
    * @generated from field: scheduling.v1.TaskType task_type = 4;
    */
   taskType: TaskType;
 
   /**
-   * Body of each POST, at most 1 MiB (configurable). Default `{}`.
+   * Body of each POST, or payload of each message, at most 1 MiB (configurable). Default `{}`.
    *
    * @generated from field: optional bytes payload = 5;
    */
@@ -247,16 +402,17 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
   contentType: string;
 
   /**
-   * IANA time zone in which cron_expr is read, such as Asia/Shanghai. Default UTC. When a clock change skips a local
-   * time, a job due then fires once, right after; when it repeats one, a fixed-time job fires once.
+   * IANA time zone in which cron_expr is read, such as Asia/Shanghai. Default UTC. dst_gap and dst_overlap say what
+   * happens where its clock is changed.
    *
    * @generated from field: string timezone = 7;
    */
   timezone: string;
 
   /**
-   * Retries after a failed first attempt, 0 to 10. Default 3. They wait 5 s, 10 s, 20 s, … up to 1 h, each 20 % more
-   * or less.
+   * Retries after a failed first attempt, 0 to 10. Default 3, or with a list of waits in retry_policy as many as it has, up
+   * to 10. Unless retry_policy says otherwise they wait 5 s, 10 s, 20 s, … up to 1 h, each 20 % more or less. Like
+   * timeout_seconds and retry_policy it is for URLs, and means nothing for a queue.
    *
    * @generated from field: optional int32 retries = 8;
    */
@@ -270,7 +426,8 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
   timeoutSeconds?: number | undefined;
 
   /**
-   * What happens while an earlier run is live. Default skip.
+   * What happens while an earlier run is live. Default skip. Publishes to a queue end at once, so that none is in the way
+   * of another.
    *
    * @generated from field: scheduling.v1.OverlapPolicy overlap_policy = 10;
    */
@@ -285,8 +442,9 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
   maxRuns?: number | undefined;
 
   /**
-   * Headers to send with each POST beside the standard ones: at most 32, 8 kB in all. Names that HTTP or the
-   * signature needs (host, content-length, connection, webhook-*, …) are refused.
+   * Headers to send with each POST, or to keep with each message, beside the standard ones: at most 32, 8 kB in all. Names
+   * that HTTP or the signature needs (host, content-length, connection, webhook-*, …) are refused, and for a queue those
+   * that carry credentials, since whoever consumes sees them.
    *
    * @generated from field: map<string, string> headers = 12;
    */
@@ -300,7 +458,7 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
   onFailureWebhook: string;
 
   /**
-   * Secret that signs the POSTs, `whsec_…` with base64, or any text. Default: the project's signing secret. Never shown.
+   * Secret that signs the POSTs and those to on_failure_webhook, `whsec_…` with base64, or any text. Default: the project's signing secret. Never shown.
    *
    * @generated from field: string secret = 14;
    */
@@ -335,6 +493,122 @@ export declare type CreateCronJobRequest = Message<"scheduling.v1.CreateCronJobR
    * @generated from field: string idempotency_key = 18;
    */
   idempotencyKey: string;
+
+  /**
+   * What becomes of a local time that a clock change skips. Default run_after.
+   *
+   * @generated from field: scheduling.v1.DstGap dst_gap = 19;
+   */
+  dstGap: DstGap;
+
+  /**
+   * How often a local time fires that a clock change repeats. Default auto.
+   *
+   * @generated from field: scheduling.v1.DstOverlap dst_overlap = 20;
+   */
+  dstOverlap: DstOverlap;
+
+  /**
+   * The first instant at which the job may fire. Default: no bound. Calls of TriggerCronJob know no bounds.
+   *
+   * @generated from field: optional google.protobuf.Timestamp start_at = 21;
+   */
+  startAt?: Timestamp | undefined;
+
+  /**
+   * The last instant at which the job may fire, not before start_at. After it the job is completed. Default: no bound.
+   *
+   * @generated from field: optional google.protobuf.Timestamp end_at = 22;
+   */
+  endAt?: Timestamp | undefined;
+
+  /**
+   * Length in seconds of a window after each fire time, 0 to 86400, in which the job has its own place, drawn from its
+   * id and the same for every fire: so jobs with one expression do not all start at once. Default 0. A fire never starts
+   * later than the next fire time. A message is published at the fire time, with a delay of whole seconds.
+   *
+   * @generated from field: optional int32 spread_seconds = 23;
+   */
+  spreadSeconds?: number | undefined;
+
+  /**
+   * Most seconds by which each fire is late by chance, 0 to 86400, on top of spread_seconds. Default 0. The delay follows
+   * from job and fire time, so that it is known beforehand.
+   *
+   * @generated from field: optional int32 jitter_seconds = 24;
+   */
+  jitterSeconds?: number | undefined;
+
+  /**
+   * How far apart retries are. Default: as retries says.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 25;
+   */
+  retryPolicy?: RetryPolicy | undefined;
+
+  /**
+   * Seconds after its effective time, or after it was caught up, within which a fire has to start, 1 to 31536000. One that
+   * has not, because it waited for its turn or no node had room, does not run and is recorded as expired. Default: no limit.
+   *
+   * @generated from field: optional int32 expire_after_seconds = 26;
+   */
+  expireAfterSeconds?: number | undefined;
+
+  /**
+   * Failed runs in a row after which the job is paused, 1 to 1000, with an event cron.paused. A run fails when its last
+   * attempt has; a success begins the count anew. Default: never.
+   *
+   * @generated from field: optional int32 pause_after_failures = 27;
+   */
+  pauseAfterFailures?: number | undefined;
+
+  /**
+   * Dead man's switch: seconds after its effective time, 1 to 31536000, within which a fire's run has to have started. When
+   * none has, the job is overdue, with an event cron.overdue. Retries are no start of their own. Default: nobody is told.
+   *
+   * @generated from field: optional int32 start_grace_seconds = 28;
+   */
+  startGraceSeconds?: number | undefined;
+
+  /**
+   * Dead man's switch: seconds after its effective time, 1 to 31536000 and not less than start_grace_seconds, within which a
+   * run for the fire or for a later one has to have succeeded. When none has, for whatever reason, the job is overdue, with
+   * an event cron.overdue. Fires that the overlap policy, a pause, a clock change or max_runs lets pass are not waited for.
+   * Default: nobody is told; of a monitor without start_grace_seconds: 300.
+   *
+   * @generated from field: optional int32 finish_grace_seconds = 29;
+   */
+  finishGraceSeconds?: number | undefined;
+
+  /**
+   * The queue to publish to. Either this or url is needed.
+   *
+   * @generated from field: string queue = 30;
+   */
+  queue: string;
+
+  /**
+   * Group of the messages: in a FIFO queue order is kept within each group. Up to 128 characters. Only with queue. Default:
+   * one group for the queue.
+   *
+   * @generated from field: string group_id = 31;
+   */
+  groupId: string;
+
+  /**
+   * Priority of the messages, 0 to 9; higher comes first where the queue has enable_priority. Only with queue. Default 0.
+   *
+   * @generated from field: optional int32 priority = 32;
+   */
+  priority?: number | undefined;
+
+  /**
+   * Seconds after which a message is dropped, counted from when it first becomes available, 1 to 31536000. Only with queue.
+   * Default: the queue's retention, which also ends it sooner where this is longer.
+   *
+   * @generated from field: optional int32 ttl_seconds = 33;
+   */
+  ttlSeconds?: number | undefined;
 };
 
 /**
@@ -485,7 +759,8 @@ export declare type UpdateCronJobRequest = Message<"scheduling.v1.UpdateCronJobR
   cronExpr?: string | undefined;
 
   /**
-   * New target.
+   * New target: the URL to POST to, in place of the queue that there may be. Cleared or empty: none, for which queue has to
+   * be given.
    *
    * @generated from field: optional string url = 4;
    */
@@ -555,7 +830,7 @@ export declare type UpdateCronJobRequest = Message<"scheduling.v1.UpdateCronJobR
   onFailureWebhook?: string | undefined;
 
   /**
-   * New secret. Cleared: the project's signing secret.
+   * New secret, at once; RotateCronSecret lets the old one sign as well for a time. Cleared: the project's signing secret.
    *
    * @generated from field: optional string secret = 14;
    */
@@ -589,6 +864,121 @@ export declare type UpdateCronJobRequest = Message<"scheduling.v1.UpdateCronJobR
    * @generated from field: google.protobuf.FieldMask update_mask = 18;
    */
   updateMask?: FieldMask | undefined;
+
+  /**
+   * New rule for local times that a clock change skips. Cleared: run_after. The next fire time is computed anew.
+   *
+   * @generated from field: optional scheduling.v1.DstGap dst_gap = 19;
+   */
+  dstGap?: DstGap | undefined;
+
+  /**
+   * New rule for local times that a clock change repeats. Cleared: auto. The next fire time is computed anew.
+   *
+   * @generated from field: optional scheduling.v1.DstOverlap dst_overlap = 20;
+   */
+  dstOverlap?: DstOverlap | undefined;
+
+  /**
+   * New first instant. Cleared: no bound. The next fire time is computed anew.
+   *
+   * @generated from field: optional google.protobuf.Timestamp start_at = 21;
+   */
+  startAt?: Timestamp | undefined;
+
+  /**
+   * New last instant. Cleared: no bound. The next fire time is computed anew, and a completed job re-armed.
+   *
+   * @generated from field: optional google.protobuf.Timestamp end_at = 22;
+   */
+  endAt?: Timestamp | undefined;
+
+  /**
+   * New length of the window in seconds. Cleared: 0.
+   *
+   * @generated from field: optional int32 spread_seconds = 23;
+   */
+  spreadSeconds?: number | undefined;
+
+  /**
+   * New longest delay by chance in seconds. Cleared: 0.
+   *
+   * @generated from field: optional int32 jitter_seconds = 24;
+   */
+  jitterSeconds?: number | undefined;
+
+  /**
+   * New policy; it replaces the whole earlier one. Cleared: the default.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 25;
+   */
+  retryPolicy?: RetryPolicy | undefined;
+
+  /**
+   * New seconds within which a fire has to start. Cleared: no limit. Holds for fires from now on.
+   *
+   * @generated from field: optional int32 expire_after_seconds = 26;
+   */
+  expireAfterSeconds?: number | undefined;
+
+  /**
+   * New number of failed runs in a row after which the job is paused. Cleared: never.
+   *
+   * @generated from field: optional int32 pause_after_failures = 27;
+   */
+  pauseAfterFailures?: number | undefined;
+
+  /**
+   * New seconds within which a fire's run has to have started. Cleared: nobody is told. Holds for fires from now on; where
+   * both graces are cleared the job is no longer overdue.
+   *
+   * @generated from field: optional int32 start_grace_seconds = 28;
+   */
+  startGraceSeconds?: number | undefined;
+
+  /**
+   * New seconds within which a fire's run has to have succeeded. Cleared: nobody is told, or the default of a monitor. Holds
+   * for fires from now on.
+   *
+   * @generated from field: optional int32 finish_grace_seconds = 29;
+   */
+  finishGraceSeconds?: number | undefined;
+
+  /**
+   * New target: the queue to publish to, in place of the URL that there may be. Cleared or empty: none, for which url has to
+   * be given.
+   *
+   * @generated from field: optional string queue = 30;
+   */
+  queue?: string | undefined;
+
+  /**
+   * New group of the messages. Cleared: one group for the queue.
+   *
+   * @generated from field: optional string group_id = 31;
+   */
+  groupId?: string | undefined;
+
+  /**
+   * New priority of the messages. Cleared: 0.
+   *
+   * @generated from field: optional int32 priority = 32;
+   */
+  priority?: number | undefined;
+
+  /**
+   * New seconds after which a message is dropped. Cleared: only the queue's retention counts.
+   *
+   * @generated from field: optional int32 ttl_seconds = 33;
+   */
+  ttlSeconds?: number | undefined;
+
+  /**
+   * Kind of target, which has to be the one that the job has then.
+   *
+   * @generated from field: optional scheduling.v1.TaskType task_type = 34;
+   */
+  taskType?: TaskType | undefined;
 };
 
 /**
@@ -690,6 +1080,13 @@ export declare type PauseCronJobRequest = Message<"scheduling.v1.PauseCronJobReq
    * @generated from field: string idempotency_key = 2;
    */
   idempotencyKey: string;
+
+  /**
+   * Why, for people, up to 512 characters. Shown until the job is resumed.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
 };
 
 /**
@@ -717,6 +1114,81 @@ export declare type PauseCronJobResponse = Message<"scheduling.v1.PauseCronJobRe
  * Use `create(PauseCronJobResponseSchema)` to create a new message.
  */
 export declare const PauseCronJobResponseSchema: GenMessage<PauseCronJobResponse>;
+
+/**
+ * RotateCronSecretRequest asks for a new secret.
+ *
+ * @generated from message scheduling.v1.RotateCronSecretRequest
+ */
+export declare type RotateCronSecretRequest = Message<"scheduling.v1.RotateCronSecretRequest"> & {
+  /**
+   * Id of the cron job.
+   *
+   * @generated from field: string cron_id = 1;
+   */
+  cronId: string;
+
+  /**
+   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+
+  /**
+   * Seconds for which the old secret signs as well, 0 to 604800. Default 86400.
+   *
+   * @generated from field: optional int32 overlap_seconds = 3;
+   */
+  overlapSeconds?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see CreateCronJobRequest.
+   *
+   * @generated from field: string idempotency_key = 4;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.RotateCronSecretRequest.
+ * Use `create(RotateCronSecretRequestSchema)` to create a new message.
+ */
+export declare const RotateCronSecretRequestSchema: GenMessage<RotateCronSecretRequest>;
+
+/**
+ * RotateCronSecretResponse says how the secret changed.
+ *
+ * @generated from message scheduling.v1.RotateCronSecretResponse
+ */
+export declare type RotateCronSecretResponse = Message<"scheduling.v1.RotateCronSecretResponse"> & {
+  /**
+   * Id of the cron job.
+   *
+   * @generated from field: string cron_id = 1;
+   */
+  cronId: string;
+
+  /**
+   * The generated secret, shown this once. Absent when the caller gave one.
+   *
+   * @generated from field: optional string secret = 2;
+   */
+  secret?: string | undefined;
+
+  /**
+   * Until when the old secret signs as well.
+   *
+   * @generated from field: google.protobuf.Timestamp previous_valid_until = 3;
+   */
+  previousValidUntil?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RotateCronSecretResponse.
+ * Use `create(RotateCronSecretResponseSchema)` to create a new message.
+ */
+export declare const RotateCronSecretResponseSchema: GenMessage<RotateCronSecretResponse>;
 
 /**
  * ResumeCronJobRequest names the cron job to resume.
@@ -806,7 +1278,7 @@ export declare const TriggerCronJobRequestSchema: GenMessage<TriggerCronJobReque
  */
 export declare type TriggerCronJobResponse = Message<"scheduling.v1.TriggerCronJobResponse"> & {
   /**
-   * The run, pending or skipped.
+   * The run, pending or skipped; with a queue succeeded or failed.
    *
    * @generated from field: scheduling.v1.Run run = 1;
    */
@@ -975,13 +1447,107 @@ export declare type SetCronRetentionResponse = Message<"scheduling.v1.SetCronRet
 export declare const SetCronRetentionResponseSchema: GenMessage<SetCronRetentionResponse>;
 
 /**
+ * RotatePingTokenRequest names the monitor that is to be pinged elsewhere.
+ *
+ * @generated from message scheduling.v1.RotatePingTokenRequest
+ */
+export declare type RotatePingTokenRequest = Message<"scheduling.v1.RotatePingTokenRequest"> & {
+  /**
+   * Id of the cron job.
+   *
+   * @generated from field: string cron_id = 1;
+   */
+  cronId: string;
+
+  /**
+   * Seconds for which the old path is good as well, 0 to 604800. Default 86400; 0 when it has leaked.
+   *
+   * @generated from field: optional int32 overlap_seconds = 2;
+   */
+  overlapSeconds?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see CreateCronJobRequest.
+   *
+   * @generated from field: string idempotency_key = 3;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.RotatePingTokenRequest.
+ * Use `create(RotatePingTokenRequestSchema)` to create a new message.
+ */
+export declare const RotatePingTokenRequestSchema: GenMessage<RotatePingTokenRequest>;
+
+/**
+ * RotatePingTokenResponse carries the new path.
+ *
+ * @generated from message scheduling.v1.RotatePingTokenResponse
+ */
+export declare type RotatePingTokenResponse = Message<"scheduling.v1.RotatePingTokenResponse"> & {
+  /**
+   * Where the monitor is pinged from now on.
+   *
+   * @generated from field: string ping_path = 1;
+   */
+  pingPath: string;
+
+  /**
+   * Until when the old path is good.
+   *
+   * @generated from field: google.protobuf.Timestamp previous_valid_until = 2;
+   */
+  previousValidUntil?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RotatePingTokenResponse.
+ * Use `create(RotatePingTokenResponseSchema)` to create a new message.
+ */
+export declare const RotatePingTokenResponseSchema: GenMessage<RotatePingTokenResponse>;
+
+/**
+ * CronOverdueReason is what a fire lacked when its grace ended.
+ *
+ * @generated from enum scheduling.v1.CronOverdueReason
+ */
+export enum CronOverdueReason {
+  /**
+   * Not a reason.
+   *
+   * @generated from enum value: CRON_OVERDUE_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * No run had started within start_grace_seconds.
+   *
+   * @generated from enum value: CRON_OVERDUE_REASON_NOT_STARTED = 1;
+   */
+  NOT_STARTED = 1,
+
+  /**
+   * No run had succeeded within finish_grace_seconds.
+   *
+   * @generated from enum value: CRON_OVERDUE_REASON_NOT_SUCCEEDED = 2;
+   */
+  NOT_SUCCEEDED = 2,
+}
+
+/**
+ * Describes the enum scheduling.v1.CronOverdueReason.
+ */
+export declare const CronOverdueReasonSchema: GenEnum<CronOverdueReason>;
+
+/**
  * TaskType is the kind of a cron job's target.
  *
  * @generated from enum scheduling.v1.TaskType
  */
 export enum TaskType {
   /**
-   * The default: http_url.
+   * The default: what is given, a url or a queue.
    *
    * @generated from enum value: TASK_TYPE_UNSPECIFIED = 0;
    */
@@ -993,6 +1559,22 @@ export enum TaskType {
    * @generated from enum value: TASK_TYPE_HTTP_URL = 1;
    */
   HTTP_URL = 1,
+
+  /**
+   * Publish a message to a queue, in the transaction that records the fire.
+   *
+   * @generated from enum value: TASK_TYPE_QUEUE = 2;
+   */
+  QUEUE = 2,
+
+  /**
+   * Nothing is sent: somebody else makes the runs and pings the job's ping_path. The job has a schedule, its bounds, max_runs,
+   * start_grace_seconds, finish_grace_seconds, on_failure_webhook, secret and retention_days; fields about what is sent, and
+   * when, are refused.
+   *
+   * @generated from enum value: TASK_TYPE_MONITOR = 3;
+   */
+  MONITOR = 3,
 }
 
 /**
@@ -1081,7 +1663,8 @@ export enum CronJobState {
 export declare const CronJobStateSchema: GenEnum<CronJobState>;
 
 /**
- * CronService keeps cron jobs: definitions that POST to a URL on a schedule.
+ * CronService keeps cron jobs: definitions that POST to a URL, or publish to a queue, on a schedule. One of task_type monitor
+ * sends nothing: its runs are made elsewhere, and PingService takes what is told of them.
  *
  * Every call needs an API key (`Authorization: Bearer …`) and sees the cron jobs of that key's project only; what
  * belongs to another project is answered as if it did not exist.
@@ -1097,7 +1680,13 @@ export declare const CronService: GenService<{
   /**
    * CreateCronJob creates a cron job and computes its first fire time.
    *
-   * Errors: INVALID_ARGUMENT / CRON_EXPR_INVALID, TIMEZONE_INVALID, TARGET_REFUSED, PAYLOAD_TOO_LARGE (REST: 413).
+   * Its target is a URL or a queue. A job with a queue publishes one message for each fire, in the transaction that records
+   * the fire: the run and the message are both there, or neither. The run ends with that, succeeded and with the message's
+   * id, or failed where the queue is gone. An unknown queue is created with default settings, if the operator lets
+   * publishers do so.
+   *
+   * Errors: INVALID_ARGUMENT / CRON_EXPR_INVALID, TIMEZONE_INVALID, TARGET_REFUSED, PAYLOAD_TOO_LARGE (REST: 413);
+   * NOT_FOUND / QUEUE_NOT_FOUND.
    *
    * @generated from rpc scheduling.v1.CronService.CreateCronJob
    */
@@ -1130,9 +1719,10 @@ export declare const CronService: GenService<{
   },
   /**
    * UpdateCronJob changes the fields that are given and keeps the others. A request that gives none changes nothing,
-   * not even updated_at.
+   * not even updated_at. A url takes the place of a queue, and a queue that of a url; what is due or waits then goes to
+   * the new target, and so does a retry of an attempt that is under way.
    *
-   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND; INVALID_ARGUMENT / CRON_EXPR_INVALID, TIMEZONE_INVALID, TARGET_REFUSED,
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND, QUEUE_NOT_FOUND; INVALID_ARGUMENT / CRON_EXPR_INVALID, TIMEZONE_INVALID, TARGET_REFUSED,
    * PAYLOAD_TOO_LARGE (REST: 413).
    *
    * @generated from rpc scheduling.v1.CronService.UpdateCronJob
@@ -1168,8 +1758,22 @@ export declare const CronService: GenService<{
     output: typeof PauseCronJobResponseSchema;
   },
   /**
+   * RotateCronSecret gives a cron job a new secret of its own. For overlap_seconds its POSTs, and those to its
+   * on_failure_webhook, carry a signature of both: the new one and the one before, which is the project's where the job had
+   * none.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.CronService.RotateCronSecret
+   */
+  rotateCronSecret: {
+    methodKind: "unary";
+    input: typeof RotateCronSecretRequestSchema;
+    output: typeof RotateCronSecretResponseSchema;
+  },
+  /**
    * ResumeCronJob lets a paused cron job fire again, from its next fire time after now: what was due during the pause
-   * is not made up. Resuming again changes nothing.
+   * is not made up, and recorded with disposition paused. Resuming again changes nothing.
    *
    * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND.
    *
@@ -1182,9 +1786,10 @@ export declare const CronService: GenService<{
   },
   /**
    * TriggerCronJob runs a cron job once, now, whether or not it is paused. It does not count against max_runs. The
-   * overlap policy applies: a run that it lets pass is answered with state skipped.
+   * overlap policy applies: a run that it lets pass is answered with state skipped. With a queue the message is published
+   * by this call, and the answer has the run's end.
    *
-   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND.
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND; FAILED_PRECONDITION / CRON_JOB_IS_MONITOR (REST: 409).
    *
    * @generated from rpc scheduling.v1.CronService.TriggerCronJob
    */
@@ -1192,6 +1797,31 @@ export declare const CronService: GenService<{
     methodKind: "unary";
     input: typeof TriggerCronJobRequestSchema;
     output: typeof TriggerCronJobResponseSchema;
+  },
+  /**
+   * PreviewCronJob says when a schedule would fire, without saving anything: the next fire times with their delays, what
+   * they have to do with clock changes, the schedule in plain words, and what may surprise. With a cron_id alone it says
+   * the same of a cron job that there is.
+   *
+   * Errors: INVALID_ARGUMENT / CRON_EXPR_INVALID, TIMEZONE_INVALID; NOT_FOUND / CRON_JOB_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.CronService.PreviewCronJob
+   */
+  previewCronJob: {
+    methodKind: "unary";
+    input: typeof PreviewCronJobRequestSchema;
+    output: typeof PreviewCronJobResponseSchema;
+  },
+  /**
+   * GetCronHerd counts how many fires of the project's active cron jobs start when: a histogram of the coming hours. It
+   * shows where spread_seconds or H would help.
+   *
+   * @generated from rpc scheduling.v1.CronService.GetCronHerd
+   */
+  getCronHerd: {
+    methodKind: "unary";
+    input: typeof GetCronHerdRequestSchema;
+    output: typeof GetCronHerdResponseSchema;
   },
   /**
    * GetCronRun reads one run of a cron job with its attempts.
@@ -1204,6 +1834,112 @@ export declare const CronService: GenService<{
     methodKind: "unary";
     input: typeof GetCronRunRequestSchema;
     output: typeof GetCronRunResponseSchema;
+  },
+  /**
+   * ListCronRuns lists the ledger of a cron job, newest record first: every fire that was due, whether it ran or not and why.
+   * Filters combine. While a job is paused, or completed by max_runs, its fires have no record until it is active again;
+   * ExplainCronFire knows of them.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND when it never existed.
+   *
+   * @generated from rpc scheduling.v1.CronService.ListCronRuns
+   */
+  listCronRuns: {
+    methodKind: "unary";
+    input: typeof ListCronRunsRequestSchema;
+    output: typeof ListCronRunsResponseSchema;
+  },
+  /**
+   * RunCronRun runs a fire that did not run: one that was skipped, missed, canceled or expired, or whose message could not
+   * be published. The record becomes the run, with disposition caught_up. It does not count against max_runs. A record of a stretch of fires is for StartCronBackfill.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND, RUN_NOT_FOUND; FAILED_PRECONDITION / RUN_NOT_RUNNABLE when it ran or is to run,
+   * or the overlap policy lets it pass again, CRON_JOB_IS_MONITOR (REST: 409).
+   *
+   * @generated from rpc scheduling.v1.CronService.RunCronRun
+   */
+  runCronRun: {
+    methodKind: "unary";
+    input: typeof RunCronRunRequestSchema;
+    output: typeof RunCronRunResponseSchema;
+  },
+  /**
+   * StartCronBackfill runs the fires of a range that did not run, as a job that goes on when its node dies. Their records
+   * become the runs, or are made, with disposition caught_up. They do not count against max_runs. A cron job has one backfill
+   * at a time.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND; ALREADY_EXISTS / BACKFILL_RUNNING, with the id of the one that runs;
+   * FAILED_PRECONDITION / CRON_JOB_IS_MONITOR (REST: 409).
+   *
+   * @generated from rpc scheduling.v1.CronService.StartCronBackfill
+   */
+  startCronBackfill: {
+    methodKind: "unary";
+    input: typeof StartCronBackfillRequestSchema;
+    output: typeof StartCronBackfillResponseSchema;
+  },
+  /**
+   * GetCronBackfill reads how far a backfill has come.
+   *
+   * Errors: NOT_FOUND / BACKFILL_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.CronService.GetCronBackfill
+   */
+  getCronBackfill: {
+    methodKind: "unary";
+    input: typeof GetCronBackfillRequestSchema;
+    output: typeof GetCronBackfillResponseSchema;
+  },
+  /**
+   * ListCronBackfills lists the backfills of a cron job, newest first.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.CronService.ListCronBackfills
+   */
+  listCronBackfills: {
+    methodKind: "unary";
+    input: typeof ListCronBackfillsRequestSchema;
+    output: typeof ListCronBackfillsResponseSchema;
+  },
+  /**
+   * CancelCronBackfill calls a backfill off, after the step that it is at. What it has started goes on. Canceling again
+   * changes nothing.
+   *
+   * Errors: NOT_FOUND / BACKFILL_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.CronService.CancelCronBackfill
+   */
+  cancelCronBackfill: {
+    methodKind: "unary";
+    input: typeof CancelCronBackfillRequestSchema;
+    output: typeof CancelCronBackfillResponseSchema;
+  },
+  /**
+   * ExplainCronFire says of an instant whether the cron job was due then, what became of it and why; of one to come, whether
+   * it will be.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND when it never existed.
+   *
+   * @generated from rpc scheduling.v1.CronService.ExplainCronFire
+   */
+  explainCronFire: {
+    methodKind: "unary";
+    input: typeof ExplainCronFireRequestSchema;
+    output: typeof ExplainCronFireResponseSchema;
+  },
+  /**
+   * RotatePingToken gives a monitor a new ping path. The one before it is good for overlap_seconds more, so that whoever pings
+   * can be changed meanwhile; of those replaced before only the newest three are.
+   *
+   * Errors: NOT_FOUND / CRON_JOB_NOT_FOUND; FAILED_PRECONDITION / CRON_JOB_IS_NO_MONITOR (REST: 409).
+   *
+   * @generated from rpc scheduling.v1.CronService.RotatePingToken
+   */
+  rotatePingToken: {
+    methodKind: "unary";
+    input: typeof RotatePingTokenRequestSchema;
+    output: typeof RotatePingTokenResponseSchema;
   },
   /**
    * GetCronRetention reads for how many days a cron job's finished runs are kept.

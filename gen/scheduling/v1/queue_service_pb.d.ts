@@ -6,6 +6,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { CancelRedriveRequestSchema, CancelRedriveResponseSchema, DeadLetterFilter, Death, GetDeadLetterRequestSchema, GetRedriveRequestSchema, GetRedriveResponseSchema, ListRedrivesRequestSchema, ListRedrivesResponseSchema, PurgeDeadLettersRequestSchema, PurgeDeadLettersResponseSchema, StartRedriveRequestSchema, StartRedriveResponseSchema, UpdateDeadLetterRequestSchema } from "./dead_letter_pb.js";
+import type { RetryPolicy } from "./retry_pb.js";
 
 /**
  * Describes the file scheduling/v1/queue_service.proto.
@@ -796,7 +797,8 @@ export declare type BlockedGroup = Message<"scheduling.v1.BlockedGroup"> & {
 
   /**
    * Why: `in_flight` (FIFO: its first message is under a lease), `delayed` (its first message is not available yet),
-   * `retrying` (the same after a failure), `concurrency_limited` or `rate_limited` (by group_flow).
+   * `retrying` (the same after a failure), `parked` (the same, until ResumeGroup), `concurrency_limited` or
+   * `rate_limited` (by group_flow).
    *
    * @generated from field: string reason = 2;
    */
@@ -811,7 +813,7 @@ export declare type BlockedGroup = Message<"scheduling.v1.BlockedGroup"> & {
 
   /**
    * When this ends by itself: the end of the lease, of the delay, or when the rate has room. Absent for
-   * `concurrency_limited`.
+   * `concurrency_limited` and `parked`.
    *
    * @generated from field: optional google.protobuf.Timestamp until = 4;
    */
@@ -878,6 +880,14 @@ export declare type ListBlockedGroupsRequest = Message<"scheduling.v1.ListBlocke
    * @generated from field: optional int32 limit = 3;
    */
   limit?: number | undefined;
+
+  /**
+   * A subscription of the queue, of mode fanout: the groups that wait there, behind a message that is in flight to it or has
+   * failed. Default: the groups of the queue itself, which are also those of its competing subscriptions.
+   *
+   * @generated from field: string subscription_id = 4;
+   */
+  subscriptionId: string;
 };
 
 /**
@@ -885,6 +895,96 @@ export declare type ListBlockedGroupsRequest = Message<"scheduling.v1.ListBlocke
  * Use `create(ListBlockedGroupsRequestSchema)` to create a new message.
  */
 export declare const ListBlockedGroupsRequestSchema: GenMessage<ListBlockedGroupsRequest>;
+
+/**
+ * ResumeGroupRequest names a group whose first message has failed.
+ *
+ * @generated from message scheduling.v1.ResumeGroupRequest
+ */
+export declare type ResumeGroupRequest = Message<"scheduling.v1.ResumeGroupRequest"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * The group. Default: the messages without one.
+   *
+   * @generated from field: string group_id = 2;
+   */
+  groupId: string;
+
+  /**
+   * The subscription of mode fanout where it waits. Default: the queue itself, which is also where groups of competing
+   * subscriptions wait.
+   *
+   * @generated from field: string subscription_id = 3;
+   */
+  subscriptionId: string;
+
+  /**
+   * Make the first message a dead letter, so that the group goes on without it. Default: it is tried again.
+   *
+   * @generated from field: bool skip = 4;
+   */
+  skip: boolean;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumeGroupRequest.
+ * Use `create(ResumeGroupRequestSchema)` to create a new message.
+ */
+export declare const ResumeGroupRequestSchema: GenMessage<ResumeGroupRequest>;
+
+/**
+ * ResumeGroupResponse says what was resumed.
+ *
+ * @generated from message scheduling.v1.ResumeGroupResponse
+ */
+export declare type ResumeGroupResponse = Message<"scheduling.v1.ResumeGroupResponse"> & {
+  /**
+   * Name of the queue.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * The group.
+   *
+   * @generated from field: string group_id = 2;
+   */
+  groupId: string;
+
+  /**
+   * The message that it waited for.
+   *
+   * @generated from field: string message_id = 3;
+   */
+  messageId: string;
+
+  /**
+   * Whether that message has become a dead letter.
+   *
+   * @generated from field: bool skipped = 4;
+   */
+  skipped: boolean;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumeGroupResponse.
+ * Use `create(ResumeGroupResponseSchema)` to create a new message.
+ */
+export declare const ResumeGroupResponseSchema: GenMessage<ResumeGroupResponse>;
 
 /**
  * ListBlockedGroupsResponse is one page of blocked groups by group id.
@@ -2873,7 +2973,7 @@ export declare type PushSubscription = Message<"scheduling.v1.PushSubscription">
   maxRetries?: number | undefined;
 
   /**
-   * Length of the lease of a push in seconds; also the time limit of an attempt, up to 900. Absent: the queue's.
+   * Length of the lease of a push in seconds, where it is longer than the attempt may take. Absent: the queue's.
    *
    * @generated from field: optional int32 visibility_timeout = 6;
    */
@@ -2906,6 +3006,64 @@ export declare type PushSubscription = Message<"scheduling.v1.PushSubscription">
    * @generated from field: google.protobuf.Timestamp updated_at = 10;
    */
   updatedAt?: Timestamp | undefined;
+
+  /**
+   * Headers that are sent along. Values of headers that carry credentials show as `***`.
+   *
+   * @generated from field: map<string, string> headers = 11;
+   */
+  headers: { [key: string]: string };
+
+  /**
+   * Time limit of an attempt in seconds, from the lookup of the name to the last byte of the answer. Absent: the length of
+   * the lease, up to 900.
+   *
+   * @generated from field: optional int32 timeout_seconds = 12;
+   */
+  timeoutSeconds?: number | undefined;
+
+  /**
+   * Most requests to it that a node has under way. Absent: no limit of its own.
+   *
+   * @generated from field: optional int32 max_concurrency = 13;
+   */
+  maxConcurrency?: number | undefined;
+
+  /**
+   * What the body of a push is.
+   *
+   * @generated from field: scheduling.v1.PushBody body = 14;
+   */
+  body: PushBody;
+
+  /**
+   * Most messages in one POST.
+   *
+   * @generated from field: int32 batch_size = 15;
+   */
+  batchSize: number;
+
+  /**
+   * How long a batch that is not full waits for more messages, in milliseconds.
+   *
+   * @generated from field: int32 batch_window_ms = 16;
+   */
+  batchWindowMs: number;
+
+  /**
+   * What becomes of a FIFO queue's group when one of its messages keeps failing.
+   *
+   * @generated from field: scheduling.v1.GroupFailurePolicy group_failure_policy = 17;
+   */
+  groupFailurePolicy: GroupFailurePolicy;
+
+  /**
+   * How far apart the attempts of a message are. Absent: the default, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h, …, each 20 %
+   * more or less.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 18;
+   */
+  retryPolicy?: RetryPolicy | undefined;
 };
 
 /**
@@ -2950,7 +3108,8 @@ export declare type PushSubscribeRequest = Message<"scheduling.v1.PushSubscribeR
   maxRetries?: number | undefined;
 
   /**
-   * Length of the lease of a push in seconds, 1 to 43200. Default: the queue's.
+   * Length of the lease of a push in seconds, 1 to 43200; a push has a lease that is longer than its attempt in any case.
+   * Default: the queue's.
    *
    * @generated from field: optional int32 visibility_timeout = 5;
    */
@@ -2976,6 +3135,68 @@ export declare type PushSubscribeRequest = Message<"scheduling.v1.PushSubscribeR
    * @generated from field: string idempotency_key = 8;
    */
   idempotencyKey: string;
+
+  /**
+   * Headers to send along: at most 32, at most 8 KiB of names and values together. Names that the connection, the
+   * signature or Carillon itself owns are refused. A message's own header of the same name goes before. Default: none.
+   *
+   * @generated from field: map<string, string> headers = 9;
+   */
+  headers: { [key: string]: string };
+
+  /**
+   * Time limit of an attempt in seconds, 1 to 900, from the lookup of the name to the last byte of the answer. Default:
+   * the length of the lease, up to 900.
+   *
+   * @generated from field: optional int32 timeout_seconds = 10;
+   */
+  timeoutSeconds?: number | undefined;
+
+  /**
+   * Most requests to it that a node has under way, 1 to 1000. Default: no limit of its own.
+   *
+   * @generated from field: optional int32 max_concurrency = 11;
+   */
+  maxConcurrency?: number | undefined;
+
+  /**
+   * What the body of a push is. Default raw, or wrapped where batch_size is above 1; the two do not go together.
+   *
+   * @generated from field: scheduling.v1.PushBody body = 12;
+   */
+  body: PushBody;
+
+  /**
+   * Most messages in one POST, 1 to 100. A 2xx acks all of them, unless its body names some that failed:
+   * `{"failed": [{"message_id": "msg_…", "error": "…"}]}`. Every other answer is a failure of all. Batches hold at most
+   * 4 MiB of payloads. Default 1.
+   *
+   * @generated from field: optional int32 batch_size = 13;
+   */
+  batchSize?: number | undefined;
+
+  /**
+   * How long a batch that is not full waits for more messages, in milliseconds, 0 to 10000. Default 0: not at all.
+   *
+   * @generated from field: optional int32 batch_window_ms = 14;
+   */
+  batchWindowMs?: number | undefined;
+
+  /**
+   * What becomes of a FIFO queue's group when one of its messages has failed more than max_retries times. Of no account in
+   * a standard queue, where the message becomes a dead letter. Default block.
+   *
+   * @generated from field: scheduling.v1.GroupFailurePolicy group_failure_policy = 15;
+   */
+  groupFailurePolicy: GroupFailurePolicy;
+
+  /**
+   * How far apart the attempts of a message are. Default: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h, …, each 20 % more or
+   * less. How many there are is for max_retries to say.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 16;
+   */
+  retryPolicy?: RetryPolicy | undefined;
 };
 
 /**
@@ -3175,6 +3396,62 @@ export declare type UpdatePushSubscriptionRequest = Message<"scheduling.v1.Updat
    * @generated from field: google.protobuf.FieldMask update_mask = 9;
    */
   updateMask?: FieldMask | undefined;
+
+  /**
+   * New headers, in place of all the old ones. Cleared: none.
+   *
+   * @generated from field: map<string, string> headers = 10;
+   */
+  headers: { [key: string]: string };
+
+  /**
+   * New time limit of an attempt in seconds. Cleared: the length of the lease, up to 900.
+   *
+   * @generated from field: optional int32 timeout_seconds = 11;
+   */
+  timeoutSeconds?: number | undefined;
+
+  /**
+   * New limit of requests under way. Cleared: none.
+   *
+   * @generated from field: optional int32 max_concurrency = 12;
+   */
+  maxConcurrency?: number | undefined;
+
+  /**
+   * New form of the body. Cleared: raw, or wrapped where batch_size is above 1.
+   *
+   * @generated from field: optional scheduling.v1.PushBody body = 13;
+   */
+  body?: PushBody | undefined;
+
+  /**
+   * New size of batches. Cleared: 1.
+   *
+   * @generated from field: optional int32 batch_size = 14;
+   */
+  batchSize?: number | undefined;
+
+  /**
+   * New wait of a batch in milliseconds. Cleared: 0.
+   *
+   * @generated from field: optional int32 batch_window_ms = 15;
+   */
+  batchWindowMs?: number | undefined;
+
+  /**
+   * New policy for failing groups of a FIFO queue. Cleared: block.
+   *
+   * @generated from field: optional scheduling.v1.GroupFailurePolicy group_failure_policy = 16;
+   */
+  groupFailurePolicy?: GroupFailurePolicy | undefined;
+
+  /**
+   * New policy; it replaces the whole earlier one. Cleared: the default.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 17;
+   */
+  retryPolicy?: RetryPolicy | undefined;
 };
 
 /**
@@ -3202,6 +3479,204 @@ export declare type UpdatePushSubscriptionResponse = Message<"scheduling.v1.Upda
  * Use `create(UpdatePushSubscriptionResponseSchema)` to create a new message.
  */
 export declare const UpdatePushSubscriptionResponseSchema: GenMessage<UpdatePushSubscriptionResponse>;
+
+/**
+ * PausePushSubscriptionRequest names the subscription to pause.
+ *
+ * @generated from message scheduling.v1.PausePushSubscriptionRequest
+ */
+export declare type PausePushSubscriptionRequest = Message<"scheduling.v1.PausePushSubscriptionRequest"> & {
+  /**
+   * Id of the subscription.
+   *
+   * @generated from field: string subscription_id = 1;
+   */
+  subscriptionId: string;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 2;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.PausePushSubscriptionRequest.
+ * Use `create(PausePushSubscriptionRequestSchema)` to create a new message.
+ */
+export declare const PausePushSubscriptionRequestSchema: GenMessage<PausePushSubscriptionRequest>;
+
+/**
+ * PausePushSubscriptionResponse carries the subscription as it is now.
+ *
+ * @generated from message scheduling.v1.PausePushSubscriptionResponse
+ */
+export declare type PausePushSubscriptionResponse = Message<"scheduling.v1.PausePushSubscriptionResponse"> & {
+  /**
+   * The subscription.
+   *
+   * @generated from field: scheduling.v1.PushSubscription subscription = 1;
+   */
+  subscription?: PushSubscription | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.PausePushSubscriptionResponse.
+ * Use `create(PausePushSubscriptionResponseSchema)` to create a new message.
+ */
+export declare const PausePushSubscriptionResponseSchema: GenMessage<PausePushSubscriptionResponse>;
+
+/**
+ * ResumePushSubscriptionRequest names the subscription to resume.
+ *
+ * @generated from message scheduling.v1.ResumePushSubscriptionRequest
+ */
+export declare type ResumePushSubscriptionRequest = Message<"scheduling.v1.ResumePushSubscriptionRequest"> & {
+  /**
+   * Id of the subscription.
+   *
+   * @generated from field: string subscription_id = 1;
+   */
+  subscriptionId: string;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 2;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumePushSubscriptionRequest.
+ * Use `create(ResumePushSubscriptionRequestSchema)` to create a new message.
+ */
+export declare const ResumePushSubscriptionRequestSchema: GenMessage<ResumePushSubscriptionRequest>;
+
+/**
+ * ResumePushSubscriptionResponse carries the subscription as it is now.
+ *
+ * @generated from message scheduling.v1.ResumePushSubscriptionResponse
+ */
+export declare type ResumePushSubscriptionResponse = Message<"scheduling.v1.ResumePushSubscriptionResponse"> & {
+  /**
+   * The subscription.
+   *
+   * @generated from field: scheduling.v1.PushSubscription subscription = 1;
+   */
+  subscription?: PushSubscription | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.ResumePushSubscriptionResponse.
+ * Use `create(ResumePushSubscriptionResponseSchema)` to create a new message.
+ */
+export declare const ResumePushSubscriptionResponseSchema: GenMessage<ResumePushSubscriptionResponse>;
+
+/**
+ * TestPushSubscriptionRequest names the subscription to test.
+ *
+ * @generated from message scheduling.v1.TestPushSubscriptionRequest
+ */
+export declare type TestPushSubscriptionRequest = Message<"scheduling.v1.TestPushSubscriptionRequest"> & {
+  /**
+   * Id of the subscription.
+   *
+   * @generated from field: string subscription_id = 1;
+   */
+  subscriptionId: string;
+
+  /**
+   * The payload to send, as in PublishRequest. Default: `{"test": true}`.
+   *
+   * @generated from field: optional bytes payload = 2;
+   */
+  payload?: Uint8Array | undefined;
+
+  /**
+   * Content type of the payload. Default application/json.
+   *
+   * @generated from field: string content_type = 3;
+   */
+  contentType: string;
+
+  /**
+   * Makes a repeat of this call safe; see PublishRequest.
+   *
+   * @generated from field: string idempotency_key = 4;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.TestPushSubscriptionRequest.
+ * Use `create(TestPushSubscriptionRequestSchema)` to create a new message.
+ */
+export declare const TestPushSubscriptionRequestSchema: GenMessage<TestPushSubscriptionRequest>;
+
+/**
+ * TestPushSubscriptionResponse says how the receiver answered.
+ *
+ * @generated from message scheduling.v1.TestPushSubscriptionResponse
+ */
+export declare type TestPushSubscriptionResponse = Message<"scheduling.v1.TestPushSubscriptionResponse"> & {
+  /**
+   * Id of the subscription.
+   *
+   * @generated from field: string subscription_id = 1;
+   */
+  subscriptionId: string;
+
+  /**
+   * The run that records the delivery, `run_…`.
+   *
+   * @generated from field: string run_id = 2;
+   */
+  runId: string;
+
+  /**
+   * Whether the receiver answered 2xx.
+   *
+   * @generated from field: bool delivered = 3;
+   */
+  delivered: boolean;
+
+  /**
+   * HTTP status of the answer. Absent when no answer came.
+   *
+   * @generated from field: optional int32 response_status = 4;
+   */
+  responseStatus?: number | undefined;
+
+  /**
+   * Why it failed: `HTTP 500`, or the class of the failure, such as `timeout`, `connect_failed` or `blocked_address`.
+   * Absent after a 2xx.
+   *
+   * @generated from field: optional string error = 5;
+   */
+  error?: string | undefined;
+
+  /**
+   * Milliseconds from the start to the last byte of the answer.
+   *
+   * @generated from field: int32 duration_ms = 6;
+   */
+  durationMs: number;
+
+  /**
+   * First 1024 bytes of the answer's body, as received. Absent when no answer came.
+   *
+   * @generated from field: optional string response_body = 7;
+   */
+  responseBody?: string | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.TestPushSubscriptionResponse.
+ * Use `create(TestPushSubscriptionResponseSchema)` to create a new message.
+ */
+export declare const TestPushSubscriptionResponseSchema: GenMessage<TestPushSubscriptionResponse>;
 
 /**
  * DeletePushSubscriptionRequest names the subscription to end.
@@ -3433,6 +3908,86 @@ export enum PushMode {
 export declare const PushModeSchema: GenEnum<PushMode>;
 
 /**
+ * PushBody is what the body of a push is.
+ *
+ * @generated from enum scheduling.v1.PushBody
+ */
+export enum PushBody {
+  /**
+   * The default: raw, or wrapped where batch_size is above 1.
+   *
+   * @generated from enum value: PUSH_BODY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The bytes of the payload with their content type; what else is known of the message stands in headers: carillon-queue,
+   * carillon-message-id, carillon-subscription-id, carillon-run-id, carillon-attempt, carillon-published-at,
+   * carillon-group-id, and the headers of the message.
+   *
+   * @generated from enum value: PUSH_BODY_RAW = 1;
+   */
+  RAW = 1,
+
+  /**
+   * A JSON envelope: message_id, queue, subscription_id, attempt, published_at, group_id (where there is one), headers,
+   * content_type, and the payload: as `payload` where it is JSON, byte for byte, else as `payload_base64`. With a
+   * batch_size above 1 the body is `{"messages": [...]}` with an envelope for each message, however many there are.
+   *
+   * @generated from enum value: PUSH_BODY_WRAPPED = 2;
+   */
+  WRAPPED = 2,
+}
+
+/**
+ * Describes the enum scheduling.v1.PushBody.
+ */
+export declare const PushBodySchema: GenEnum<PushBody>;
+
+/**
+ * GroupFailurePolicy says what becomes of a group of a FIFO queue when one of its messages has failed more than
+ * max_retries times, or when its receiver ends the attempts: by status 410 or the header carillon-control.
+ *
+ * @generated from enum scheduling.v1.GroupFailurePolicy
+ */
+export enum GroupFailurePolicy {
+  /**
+   * The default: block.
+   *
+   * @generated from enum value: GROUP_FAILURE_POLICY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The group waits. The message is tried until it is delivered, expires or is removed; one whose attempts its
+   * receiver ends becomes a dead letter, and the group goes on without it. In a queue that is pushed to by a
+   * competing subscription, leases that run out make no dead letters either.
+   *
+   * @generated from enum value: GROUP_FAILURE_POLICY_BLOCK = 1;
+   */
+  BLOCK = 1,
+
+  /**
+   * The message becomes a dead letter, and the group goes on without it.
+   *
+   * @generated from enum value: GROUP_FAILURE_POLICY_SKIP = 2;
+   */
+  SKIP = 2,
+
+  /**
+   * The group is parked: nothing of it is handed out until ResumeGroup.
+   *
+   * @generated from enum value: GROUP_FAILURE_POLICY_PARK = 3;
+   */
+  PARK = 3,
+}
+
+/**
+ * Describes the enum scheduling.v1.GroupFailurePolicy.
+ */
+export declare const GroupFailurePolicySchema: GenEnum<GroupFailurePolicy>;
+
+/**
  * QueueService stores messages and hands them out under leases: by pull, by stream, or by push to a URL.
  *
  * Delivery is at least once. A hand-out starts a lease that ends by itself after the visibility timeout; ack removes
@@ -3526,6 +4081,7 @@ export declare const QueueService: GenService<{
   /**
    * DeleteQueue deletes a queue with its messages, push subscriptions and the dead letters kept beside it; those that it
    * keeps for other queues go too, those that another queue keeps for it stay there. The name can be used again at once.
+   * Cron jobs that publish to it stay, and their runs fail until it is there again.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND; FAILED_PRECONDITION / QUEUE_IN_USE (REST: 409) when it is another queue's
    * dead letter queue and force is not set.
@@ -3566,7 +4122,7 @@ export declare const QueueService: GenService<{
    * ListBlockedGroups lists the groups of a queue that cannot be handed out now, each with the reason, by group id. A
    * queue that is neither FIFO nor fair nor has a group_flow has none.
    *
-   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND, or SUBSCRIPTION_NOT_FOUND when the queue has no such subscription.
    *
    * @generated from rpc scheduling.v1.QueueService.ListBlockedGroups
    */
@@ -3574,6 +4130,20 @@ export declare const QueueService: GenService<{
     methodKind: "unary";
     input: typeof ListBlockedGroupsRequestSchema;
     output: typeof ListBlockedGroupsResponseSchema;
+  },
+  /**
+   * ResumeGroup lets a group of a FIFO queue go on that is parked, or waits for the retry of its first message: at once,
+   * with no failures counted, or without that message.
+   *
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND, or SUBSCRIPTION_NOT_FOUND when the queue has no such subscription;
+   * FAILED_PRECONDITION / GROUP_NOT_WAITING when no failed message is at the front of the group, or it is in flight.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ResumeGroup
+   */
+  resumeGroup: {
+    methodKind: "unary";
+    input: typeof ResumeGroupRequestSchema;
+    output: typeof ResumeGroupResponseSchema;
   },
   /**
    * GetQueueHistory tells what went through a queue, and how much it held, over time. Minutes are kept for 7 days. What a
@@ -3631,7 +4201,8 @@ export declare const QueueService: GenService<{
   /**
    * ConsumeStream hands out messages as they come, until the client ends the call. At most max_unacked of them are out
    * at a time; ack, nack and extend are the unary calls. When the stream ends, its leases are released without
-   * counting as failures. An empty answer is a heartbeat; the first one says that the stream is open.
+   * counting as failures. A lease runs from when its message is sent: what waits here for a slow client loses none of it.
+   * An empty answer is a heartbeat; the first one says that the stream is open.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND, also when the queue is deleted meanwhile; UNAVAILABLE / SHUTTING_DOWN.
    *
@@ -3773,7 +4344,8 @@ export declare const QueueService: GenService<{
    * PurgeDeadLetters removes dead letters for good, those that a consumer of the dead letter queue holds included. Only
    * those go that existed before the call.
    *
-   * Errors: NOT_FOUND / QUEUE_NOT_FOUND.
+   * Errors: NOT_FOUND / QUEUE_NOT_FOUND; DEADLINE_EXCEEDED / DEAD_LETTERS_TOO_MANY where they cannot be gone through in 20
+   * seconds: nothing is removed then, and the filter is to be narrowed by `since` and `until`.
    *
    * @generated from rpc scheduling.v1.QueueService.PurgeDeadLetters
    */
@@ -3787,7 +4359,9 @@ export declare const QueueService: GenService<{
    * forgotten. Those that a consumer of the dead letter queue holds stay there. StartRedrive is for many.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND, also for to_queue, or DEAD_LETTER_NOT_FOUND for a message_id that is not a dead
-   * letter of the queue; INVALID_ARGUMENT / FIELD_INVALID when message_id and since or filter come together.
+   * letter of the queue; INVALID_ARGUMENT / FIELD_INVALID when message_id and since or filter come together;
+   * DEADLINE_EXCEEDED / DEAD_LETTERS_TOO_MANY where the filter cannot be held against them all in 20 seconds: nothing is
+   * put back then.
    *
    * @generated from rpc scheduling.v1.QueueService.RedriveDeadLetters
    */
@@ -3802,7 +4376,8 @@ export declare const QueueService: GenService<{
    * a consumer of the dead letter queue holds when it comes to them stay there.
    *
    * Errors: NOT_FOUND / QUEUE_NOT_FOUND, also for to_queue; ALREADY_EXISTS / REDRIVE_RUNNING with the redrive_id of the
-   * queue's redrive that runs: a queue has one at a time.
+   * queue's redrive that runs: a queue has one at a time; DEADLINE_EXCEEDED / DEAD_LETTERS_TOO_MANY where what it matches
+   * cannot be counted in 20 seconds: nothing starts then.
    *
    * @generated from rpc scheduling.v1.QueueService.StartRedrive
    */
@@ -3849,10 +4424,15 @@ export declare const QueueService: GenService<{
   },
   /**
    * PushSubscribe has the queue's messages POSTed to a URL. Subscribing the same URL again updates the subscription and
-   * keeps its id. An unknown queue is created, as by Publish.
+   * keeps its id; what is not given goes back to its default, but a paused one stays paused. An unknown queue is created,
+   * as by Publish.
    *
-   * Errors: INVALID_ARGUMENT / TARGET_REFUSED or DEAD_LETTER_QUEUE_CYCLE;
-   * FAILED_PRECONDITION / DEAD_LETTER_QUEUE_MISSING; NOT_FOUND / QUEUE_NOT_FOUND as Publish.
+   * A push is a lease as a consumer has it: a 2xx acks the message, all else counts as a failure, and the outcome of a
+   * push whose lease was lost changes nothing.
+   *
+   * Errors: INVALID_ARGUMENT / TARGET_REFUSED, DEAD_LETTER_QUEUE_CYCLE, or FIELD_INVALID for a header that may not be set
+   * and for a raw body with a batch_size above 1; FAILED_PRECONDITION / DEAD_LETTER_QUEUE_MISSING;
+   * NOT_FOUND / QUEUE_NOT_FOUND as Publish.
    *
    * @generated from rpc scheduling.v1.QueueService.PushSubscribe
    */
@@ -3888,8 +4468,8 @@ export declare const QueueService: GenService<{
   /**
    * UpdatePushSubscription changes the fields that are given and keeps the others. Also pauses and resumes.
    *
-   * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND; INVALID_ARGUMENT / TARGET_REFUSED or DEAD_LETTER_QUEUE_CYCLE;
-   * FAILED_PRECONDITION / DEAD_LETTER_QUEUE_MISSING; ALREADY_EXISTS / SUBSCRIPTION_EXISTS when another subscription of
+   * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND; INVALID_ARGUMENT / TARGET_REFUSED, DEAD_LETTER_QUEUE_CYCLE, or
+   * FIELD_INVALID as PushSubscribe; FAILED_PRECONDITION / DEAD_LETTER_QUEUE_MISSING; ALREADY_EXISTS / SUBSCRIPTION_EXISTS when another subscription of
    * the queue has the new URL.
    *
    * @generated from rpc scheduling.v1.QueueService.UpdatePushSubscription
@@ -3900,7 +4480,55 @@ export declare const QueueService: GenService<{
     output: typeof UpdatePushSubscriptionResponseSchema;
   },
   /**
-   * DeletePushSubscription ends a subscription; a push under way finishes. Messages stay in the queue.
+   * PausePushSubscription stops the pushes to one subscription; those under way finish. Competing subscriptions of the
+   * queue get the messages meanwhile. Pausing again changes nothing.
+   *
+   * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.PausePushSubscription
+   */
+  pausePushSubscription: {
+    methodKind: "unary";
+    input: typeof PausePushSubscriptionRequestSchema;
+    output: typeof PausePushSubscriptionResponseSchema;
+  },
+  /**
+   * ResumePushSubscription lets a paused subscription go on with what waits for it. Resuming again changes nothing.
+   *
+   * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.QueueService.ResumePushSubscription
+   */
+  resumePushSubscription: {
+    methodKind: "unary";
+    input: typeof ResumePushSubscriptionRequestSchema;
+    output: typeof ResumePushSubscriptionResponseSchema;
+  },
+  /**
+   * TestPushSubscription makes one POST to the subscription's URL, as a push would: checked, signed and recorded as a run
+   * like any other, also while the subscription is paused. No message is taken from the queue, and there is no retry. The
+   * answer comes when the receiver has answered, or after 10 seconds, however long the subscription's time limit is.
+   *
+   * It tells whether the receiver is there again: it goes out at once whatever the endpoint's breaker and limits say, and
+   * its end counts for neither.
+   *
+   * The body is the payload given; with a wrapped body it stands in an envelope. The header `carillon-test: true` goes
+   * along.
+   *
+   * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND; INVALID_ARGUMENT / PAYLOAD_TOO_LARGE (REST: 413);
+   * RESOURCE_EXHAUSTED / TOO_MANY_TESTS after 10 tests of a project within a minute, those of event webhooks included;
+   * UNAVAILABLE / TOO_BUSY.
+   *
+   * @generated from rpc scheduling.v1.QueueService.TestPushSubscription
+   */
+  testPushSubscription: {
+    methodKind: "unary";
+    input: typeof TestPushSubscriptionRequestSchema;
+    output: typeof TestPushSubscriptionResponseSchema;
+  },
+  /**
+   * DeletePushSubscription ends a subscription; a push under way finishes. Messages stay in the queue; what one of mode
+   * fanout had still to be given is forgotten, in steps where it is much.
    *
    * Errors: NOT_FOUND / SUBSCRIPTION_NOT_FOUND.
    *

@@ -39,6 +39,21 @@ export declare type RestField = Message<"scheduling.v1.RestField"> & {
    * @generated from field: string payload_type = 3;
    */
   payloadType: string;
+
+  /**
+   * For a bytes field that an http rule names as its body: REST takes the whole body of the request as its value, whatever
+   * its type, cut to so many bytes. What is beyond them is passed over.
+   *
+   * @generated from field: uint32 raw_body_bytes = 4;
+   */
+  rawBodyBytes: number;
+
+  /**
+   * For a string field that an http rule names as its response_body: REST answers it as text/plain.
+   *
+   * @generated from field: bool plain_text = 5;
+   */
+  plainText: boolean;
 };
 
 /**

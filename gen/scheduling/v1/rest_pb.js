@@ -9,7 +9,7 @@ import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
  * Describes the file scheduling/v1/rest.proto.
  */
 export const file_scheduling_v1_rest = /*@__PURE__*/
-  fileDesc("ChhzY2hlZHVsaW5nL3YxL3Jlc3QucHJvdG8SDXNjaGVkdWxpbmcudjEiPwoJUmVzdEZpZWxkEg4KBmFjY2VwdBgBIAMoCRIMCgRlbWl0GAIgAygJEhQKDHBheWxvYWRfdHlwZRgDIAEoCTpNCgRyZXN0Eh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxiyiwMgASgLMhguc2NoZWR1bGluZy52MS5SZXN0RmllbGRSBHJlc3RiBnByb3RvMw", [file_google_protobuf_descriptor]);
+  fileDesc("ChhzY2hlZHVsaW5nL3YxL3Jlc3QucHJvdG8SDXNjaGVkdWxpbmcudjEiawoJUmVzdEZpZWxkEg4KBmFjY2VwdBgBIAMoCRIMCgRlbWl0GAIgAygJEhQKDHBheWxvYWRfdHlwZRgDIAEoCRIWCg5yYXdfYm9keV9ieXRlcxgEIAEoDRISCgpwbGFpbl90ZXh0GAUgASgIOk0KBHJlc3QSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGLKLAyABKAsyGC5zY2hlZHVsaW5nLnYxLlJlc3RGaWVsZFIEcmVzdGIGcHJvdG8z", [file_google_protobuf_descriptor]);
 
 /**
  * Describes the message scheduling.v1.RestField.

@@ -53,7 +53,8 @@ export declare type Run = Message<"scheduling.v1.Run"> & {
   subscriptionId?: string | undefined;
 
   /**
-   * The message that is pushed. Set when kind is push.
+   * The message that is pushed, or that was published. Set when kind is push, but for a test, and when a cron job's target
+   * is a queue and the publish succeeded.
    *
    * @generated from field: optional string message_id = 6;
    */
@@ -103,7 +104,7 @@ export declare type Run = Message<"scheduling.v1.Run"> & {
   nextAttemptAt?: Timestamp | undefined;
 
   /**
-   * Number of the newest attempt; the first is 1, and 0 means that none has started.
+   * Number of the newest attempt; the first is 1, and 0 means that none has started. Publishes are no attempts.
    *
    * @generated from field: int32 attempt = 13;
    */
@@ -124,7 +125,8 @@ export declare type Run = Message<"scheduling.v1.Run"> & {
   error?: string | undefined;
 
   /**
-   * How many fire times this record stands for. 1, except for a missed run that sums up a range.
+   * How many fire times this record stands for. 1, except where one sums up a stretch of fires that did not run. Those of
+   * cron expressions are counted up to 1000; fire_until is exact.
    *
    * @generated from field: int32 fire_count = 16;
    */
@@ -136,6 +138,78 @@ export declare type Run = Message<"scheduling.v1.Run"> & {
    * @generated from field: repeated scheduling.v1.RunAttempt attempts = 17;
    */
   attempts: RunAttempt[];
+
+  /**
+   * When the first attempt was due: scheduled_at and the delay of a cron job's spreading and jitter.
+   *
+   * @generated from field: google.protobuf.Timestamp effective_at = 18;
+   */
+  effectiveAt?: Timestamp | undefined;
+
+  /**
+   * The run that this one replays: the first, also of a replay's replay. Absent when it is no replay.
+   *
+   * @generated from field: optional string replay_of = 19;
+   */
+  replayOf?: string | undefined;
+
+  /**
+   * What became of the fire. Unspecified for pushes.
+   *
+   * @generated from field: scheduling.v1.RunDisposition disposition = 20;
+   */
+  disposition: RunDisposition;
+
+  /**
+   * The last fire time of the stretch that this record stands for; scheduled_at is the first. Absent for a single one.
+   *
+   * @generated from field: optional google.protobuf.Timestamp fire_until = 21;
+   */
+  fireUntil?: Timestamp | undefined;
+
+  /**
+   * What a run that is due waits for. Absent while it waits for nothing but its time.
+   *
+   * @generated from field: scheduling.v1.RunWait waiting_for = 22;
+   */
+  waitingFor: RunWait;
+
+  /**
+   * The endpoint that its requests go to; EndpointService says how that stands. Absent for publishes, and for
+   * runs of before it was known.
+   *
+   * @generated from field: optional string endpoint_id = 23;
+   */
+  endpointId?: string | undefined;
+
+  /**
+   * Exit code of the program that ran, of a monitor. Absent when no ping told of it.
+   *
+   * @generated from field: optional int32 exit_code = 30;
+   */
+  exitCode?: number | undefined;
+
+  /**
+   * Run id that its pings carry, of a monitor. Absent when they carry none.
+   *
+   * @generated from field: optional string rid = 31;
+   */
+  rid?: string | undefined;
+
+  /**
+   * Milliseconds from started_at to finished_at. Absent while the run is not over, when it never started, and for the run of
+   * a monitor whose start no ping told of.
+   *
+   * @generated from field: optional int32 duration_ms = 32;
+   */
+  durationMs?: number | undefined;
+
+  /**
+   * The pings that told of the run, of a monitor, oldest first. Filled in by GetCronRun only, empty in lists.
+   *
+   * @generated from field: repeated scheduling.v1.RunPing pings = 33;
+   */
+  pings: RunPing[];
 };
 
 /**
@@ -143,6 +217,47 @@ export declare type Run = Message<"scheduling.v1.Run"> & {
  * Use `create(RunSchema)` to create a new message.
  */
 export declare const RunSchema: GenMessage<Run>;
+
+/**
+ * RunPing is what one ping told of a run of a monitor.
+ *
+ * @generated from message scheduling.v1.RunPing
+ */
+export declare type RunPing = Message<"scheduling.v1.RunPing"> & {
+  /**
+   * What it told.
+   *
+   * @generated from field: scheduling.v1.RunPingKind kind = 1;
+   */
+  kind: RunPingKind;
+
+  /**
+   * When it came.
+   *
+   * @generated from field: google.protobuf.Timestamp received_at = 2;
+   */
+  receivedAt?: Timestamp | undefined;
+
+  /**
+   * The exit code that it told. Absent when it told none.
+   *
+   * @generated from field: optional int32 exit_code = 3;
+   */
+  exitCode?: number | undefined;
+
+  /**
+   * What it carried, as text: the first 10 KiB, with a note at the end where there was more. Absent when it carried nothing.
+   *
+   * @generated from field: optional string body = 4;
+   */
+  body?: string | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RunPing.
+ * Use `create(RunPingSchema)` to create a new message.
+ */
+export declare const RunPingSchema: GenMessage<RunPing>;
 
 /**
  * RunAttempt is one HTTP POST made for a run.
@@ -207,6 +322,93 @@ export declare type RunAttempt = Message<"scheduling.v1.RunAttempt"> & {
 export declare const RunAttemptSchema: GenMessage<RunAttempt>;
 
 /**
+ * RunPingKind is what a ping tells.
+ *
+ * @generated from enum scheduling.v1.RunPingKind
+ */
+export enum RunPingKind {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: RUN_PING_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The run has started.
+   *
+   * @generated from enum value: RUN_PING_KIND_START = 1;
+   */
+  START = 1,
+
+  /**
+   * It has succeeded.
+   *
+   * @generated from enum value: RUN_PING_KIND_SUCCESS = 2;
+   */
+  SUCCESS = 2,
+
+  /**
+   * It has failed.
+   *
+   * @generated from enum value: RUN_PING_KIND_FAIL = 3;
+   */
+  FAIL = 3,
+
+  /**
+   * Something worth keeping, which says nothing of how it goes.
+   *
+   * @generated from enum value: RUN_PING_KIND_LOG = 4;
+   */
+  LOG = 4,
+}
+
+/**
+ * Describes the enum scheduling.v1.RunPingKind.
+ */
+export declare const RunPingKindSchema: GenEnum<RunPingKind>;
+
+/**
+ * RunWait is what holds back a run that is due.
+ *
+ * @generated from enum scheduling.v1.RunWait
+ */
+export enum RunWait {
+  /**
+   * Nothing.
+   *
+   * @generated from enum value: RUN_WAIT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An earlier run of the same cron job, by overlap policy queue.
+   *
+   * @generated from enum value: RUN_WAIT_OVERLAP = 1;
+   */
+  OVERLAP = 1,
+
+  /**
+   * Its endpoint: the breaker is open, it is disabled, or it has all the requests that it takes for now.
+   *
+   * @generated from enum value: RUN_WAIT_ENDPOINT = 2;
+   */
+  ENDPOINT = 2,
+
+  /**
+   * A ping: it is the fire of a monitor, and nobody has told of its run yet.
+   *
+   * @generated from enum value: RUN_WAIT_PING = 3;
+   */
+  PING = 3,
+}
+
+/**
+ * Describes the enum scheduling.v1.RunWait.
+ */
+export declare const RunWaitSchema: GenEnum<RunWait>;
+
+/**
  * RunKind says what a run is a firing of.
  *
  * @generated from enum scheduling.v1.RunKind
@@ -239,6 +441,13 @@ export enum RunKind {
    * @generated from enum value: RUN_KIND_PUSH = 3;
    */
   PUSH = 3,
+
+  /**
+   * An event on its way to a webhook. Lists of runs show these only when they are asked for.
+   *
+   * @generated from enum value: RUN_KIND_EVENT = 4;
+   */
+  EVENT = 4,
 }
 
 /**
@@ -260,14 +469,14 @@ export enum RunState {
   UNSPECIFIED = 0,
 
   /**
-   * Accepted; the first attempt has not started.
+   * Accepted; the first attempt has not started. Of a monitor: due, and not pinged yet.
    *
    * @generated from enum value: RUN_STATE_PENDING = 1;
    */
   PENDING = 1,
 
   /**
-   * An attempt is under way.
+   * An attempt is under way. Of a monitor: a ping has told of its start, and none of its end.
    *
    * @generated from enum value: RUN_STATE_RUNNING = 2;
    */
@@ -281,28 +490,29 @@ export enum RunState {
   RETRYING = 3,
 
   /**
-   * The target answered 2xx.
+   * The target answered 2xx, or the message was published. Of a monitor: a ping has told so.
    *
    * @generated from enum value: RUN_STATE_SUCCEEDED = 4;
    */
   SUCCEEDED = 4,
 
   /**
-   * Every attempt failed.
+   * Every attempt failed, or the message could not be published. Of a monitor: a ping has told so, or none has told of its end
+   * in time.
    *
    * @generated from enum value: RUN_STATE_FAILED = 5;
    */
   FAILED = 5,
 
   /**
-   * The overlap policy let it pass.
+   * It was let pass; disposition says why.
    *
    * @generated from enum value: RUN_STATE_SKIPPED = 6;
    */
   SKIPPED = 6,
 
   /**
-   * The fire time passed while no node could act, and the misfire policy let it pass.
+   * The fire time passed while no node could act, and the misfire policy let it pass. Of a monitor: no ping came in time.
    *
    * @generated from enum value: RUN_STATE_MISSED = 7;
    */
@@ -320,6 +530,88 @@ export enum RunState {
  * Describes the enum scheduling.v1.RunState.
  */
 export declare const RunStateSchema: GenEnum<RunState>;
+
+/**
+ * RunDisposition says what became of an intended fire of a cron job or task.
+ *
+ * @generated from enum scheduling.v1.RunDisposition
+ */
+export enum RunDisposition {
+  /**
+   * Not a disposition; as a filter: all.
+   *
+   * @generated from enum value: RUN_DISPOSITION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It was let run at its time; state says how the run stands.
+   *
+   * @generated from enum value: RUN_DISPOSITION_RAN = 1;
+   */
+  RAN = 1,
+
+  /**
+   * It was let run later, by the misfire policy, by RunCronRun or by a backfill.
+   *
+   * @generated from enum value: RUN_DISPOSITION_CAUGHT_UP = 2;
+   */
+  CAUGHT_UP = 2,
+
+  /**
+   * The overlap policy let it pass.
+   *
+   * @generated from enum value: RUN_DISPOSITION_SKIPPED_OVERLAP = 3;
+   */
+  SKIPPED_OVERLAP = 3,
+
+  /**
+   * Its time passed while no node could act, and the misfire policy let it pass. Of a monitor: no ping came in time.
+   *
+   * @generated from enum value: RUN_DISPOSITION_MISSED = 4;
+   */
+  MISSED = 4,
+
+  /**
+   * A clock change skipped its local time, and dst_gap is skip.
+   *
+   * @generated from enum value: RUN_DISPOSITION_DST_GAP = 5;
+   */
+  DST_GAP = 5,
+
+  /**
+   * The job was paused.
+   *
+   * @generated from enum value: RUN_DISPOSITION_PAUSED = 6;
+   */
+  PAUSED = 6,
+
+  /**
+   * The job had reached max_runs.
+   *
+   * @generated from enum value: RUN_DISPOSITION_MAX_RUNS = 7;
+   */
+  MAX_RUNS = 7,
+
+  /**
+   * It was too late to start.
+   *
+   * @generated from enum value: RUN_DISPOSITION_EXPIRED = 8;
+   */
+  EXPIRED = 8,
+
+  /**
+   * It was called off before it was done.
+   *
+   * @generated from enum value: RUN_DISPOSITION_CANCELED = 9;
+   */
+  CANCELED = 9,
+}
+
+/**
+ * Describes the enum scheduling.v1.RunDisposition.
+ */
+export declare const RunDispositionSchema: GenEnum<RunDisposition>;
 
 /**
  * RunTrigger says what caused a run.
@@ -349,18 +641,46 @@ export enum RunTrigger {
   CATCH_UP = 2,
 
   /**
-   * A call of TriggerCronJob or RunTask.
+   * A call of TriggerCronJob or RunTask. Of a monitor: a run beside its fires, that somebody made and pinged of.
    *
    * @generated from enum value: RUN_TRIGGER_MANUAL = 3;
    */
   MANUAL = 3,
 
   /**
-   * A message in a queue with a push subscription.
+   * A message in a queue with a push subscription, or an event.
    *
    * @generated from enum value: RUN_TRIGGER_MESSAGE = 4;
    */
   MESSAGE = 4,
+
+  /**
+   * A call of TestPushSubscription or TestEventWebhook.
+   *
+   * @generated from enum value: RUN_TRIGGER_TEST = 5;
+   */
+  TEST = 5,
+
+  /**
+   * A call of ReplayDelivery or ReplayDeliveries.
+   *
+   * @generated from enum value: RUN_TRIGGER_REPLAY = 6;
+   */
+  REPLAY = 6,
+
+  /**
+   * A call of RunCronRun, or a backfill: the fire had not run at its time.
+   *
+   * @generated from enum value: RUN_TRIGGER_BACKFILL = 7;
+   */
+  BACKFILL = 7,
+
+  /**
+   * The schedule of a monitor: the run is made elsewhere, and pings tell of it.
+   *
+   * @generated from enum value: RUN_TRIGGER_PING = 8;
+   */
+  PING = 8,
 }
 
 /**

@@ -5,7 +5,8 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Run, RunKind, RunState } from "./run_pb.js";
+import type { Run, RunDisposition, RunKind, RunState } from "./run_pb.js";
+import type { RetryPolicy } from "./retry_pb.js";
 
 /**
  * Describes the file scheduling/v1/task_service.proto.
@@ -115,6 +116,42 @@ export declare type Task = Message<"scheduling.v1.Task"> & {
    * @generated from field: google.protobuf.Timestamp updated_at = 14;
    */
   updatedAt?: Timestamp | undefined;
+
+  /**
+   * URL that is told when the task has failed for good or has expired. Absent when none is set.
+   *
+   * @generated from field: optional string on_failure_webhook = 15;
+   */
+  onFailureWebhook?: string | undefined;
+
+  /**
+   * How far apart retries are. Absent: the default, 5 s, 10 s, 20 s, … up to 1 h, each 20 % more or less.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 16;
+   */
+  retryPolicy?: RetryPolicy | undefined;
+
+  /**
+   * What the task was labeled with.
+   *
+   * @generated from field: map<string, string> labels = 17;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * The key under which further calls replace it while it is scheduled. Absent when it has none, and once it was let run by
+   * hand.
+   *
+   * @generated from field: optional scheduling.v1.Debounce debounce = 18;
+   */
+  debounce?: Debounce | undefined;
+
+  /**
+   * What the call did that this is the answer to. Only in answers of ScheduleTask with debounce or throttle.
+   *
+   * @generated from field: optional scheduling.v1.ScheduleOutcome outcome = 19;
+   */
+  outcome?: ScheduleOutcome | undefined;
 };
 
 /**
@@ -122,6 +159,64 @@ export declare type Task = Message<"scheduling.v1.Task"> & {
  * Use `create(TaskSchema)` to create a new message.
  */
 export declare const TaskSchema: GenMessage<Task>;
+
+/**
+ * Debounce has calls of ScheduleTask that come one after the other make one task, which is what the newest of them says.
+ *
+ * @generated from message scheduling.v1.Debounce
+ */
+export declare type Debounce = Message<"scheduling.v1.Debounce"> & {
+  /**
+   * What the calls are about, 1 to 256 characters. While a task with this key is scheduled, a further call with it replaces
+   * all that the task is, and moves it to the time that the call names. Once its first attempt has started, it was let run by
+   * hand, or it is over, the next call makes a new task.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * Longest that calls put the task off, in seconds from the first of them, 1 to 31536000; the newest call's counts. Default:
+   * for as long as they come.
+   *
+   * @generated from field: optional int32 max_wait_seconds = 2;
+   */
+  maxWaitSeconds?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.Debounce.
+ * Use `create(DebounceSchema)` to create a new message.
+ */
+export declare const DebounceSchema: GenMessage<Debounce>;
+
+/**
+ * Throttle has calls of ScheduleTask that come within a time make one task, which is what the first of them says.
+ *
+ * @generated from message scheduling.v1.Throttle
+ */
+export declare type Throttle = Message<"scheduling.v1.Throttle"> & {
+  /**
+   * What the calls are about, 1 to 256 characters. The first call with this key makes a task. Further calls within the window
+   * change nothing and are answered that task, whatever has become of it.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+
+  /**
+   * How long the first call holds off the others, in seconds, 1 to 604800; that of the first call counts.
+   *
+   * @generated from field: int32 window_seconds = 2;
+   */
+  windowSeconds: number;
+};
+
+/**
+ * Describes the message scheduling.v1.Throttle.
+ * Use `create(ThrottleSchema)` to create a new message.
+ */
+export declare const ThrottleSchema: GenMessage<Throttle>;
 
 /**
  * ScheduleTaskRequest describes the task.
@@ -139,7 +234,8 @@ export declare type ScheduleTaskRequest = Message<"scheduling.v1.ScheduleTaskReq
 
   /**
    * When to fire, at most 10 years ahead. Over REST: RFC 3339 (without an offset: UTC), or seconds or milliseconds
-   * since 1970. A time in the past means now, unless grace_seconds says otherwise.
+   * since 1970. A time in the past means now, unless grace_seconds says otherwise. Exactly one of run_at and delay_seconds
+   * is needed.
    *
    * @generated from field: google.protobuf.Timestamp run_at = 2;
    */
@@ -174,8 +270,8 @@ export declare type ScheduleTaskRequest = Message<"scheduling.v1.ScheduleTaskReq
   headers: { [key: string]: string };
 
   /**
-   * Retries after a failed first attempt, 0 to 10. Default 3. They wait 5 s, 10 s, 20 s, … up to 1 h, each 20 % more
-   * or less.
+   * Retries after a failed first attempt, 0 to 10. Default 3, or with a list of waits in retry_policy as many as it has, up
+   * to 10. Unless retry_policy says otherwise they wait 5 s, 10 s, 20 s, … up to 1 h, each 20 % more or less.
    *
    * @generated from field: optional int32 retries = 7;
    */
@@ -196,7 +292,8 @@ export declare type ScheduleTaskRequest = Message<"scheduling.v1.ScheduleTaskReq
   secret: string;
 
   /**
-   * How late it may start, in seconds, before it expires instead; 0 to 31536000. Default: however late.
+   * How late it may start, in seconds, before it expires instead; 0 to 31536000. Default: however late. A task expires at
+   * that time whatever keeps it from starting, also the state of its endpoint; it raises a task.expired event then.
    *
    * @generated from field: optional int32 grace_seconds = 10;
    */
@@ -209,6 +306,50 @@ export declare type ScheduleTaskRequest = Message<"scheduling.v1.ScheduleTaskReq
    * @generated from field: string idempotency_key = 11;
    */
   idempotencyKey: string;
+
+  /**
+   * URL that is told when the task has failed for good or has expired, by a signed task.failed or task.expired event. Same
+   * rules as url.
+   *
+   * @generated from field: string on_failure_webhook = 12;
+   */
+  onFailureWebhook: string;
+
+  /**
+   * How far apart retries are. Default: as retries says.
+   *
+   * @generated from field: optional scheduling.v1.RetryPolicy retry_policy = 13;
+   */
+  retryPolicy?: RetryPolicy | undefined;
+
+  /**
+   * When to fire, in seconds from now by the server's clock, 0 to 315360000, in place of run_at.
+   *
+   * @generated from field: optional int32 delay_seconds = 14;
+   */
+  delaySeconds?: number | undefined;
+
+  /**
+   * Labels to find the task by, at most 16. Names have 1 to 63 letters, digits, `.`, `_`, `/` and `-`, and begin with a letter
+   * or digit; values have up to 128 characters.
+   *
+   * @generated from field: map<string, string> labels = 15;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * Makes the call one of many that end up as one task, once no more of them come. At most one of debounce and throttle.
+   *
+   * @generated from field: optional scheduling.v1.Debounce debounce = 16;
+   */
+  debounce?: Debounce | undefined;
+
+  /**
+   * Makes the call one of many within a time, of which the first is carried out.
+   *
+   * @generated from field: optional scheduling.v1.Throttle throttle = 17;
+   */
+  throttle?: Throttle | undefined;
 };
 
 /**
@@ -303,6 +444,27 @@ export declare type ListTasksRequest = Message<"scheduling.v1.ListTasksRequest">
    * @generated from field: optional int32 limit = 3;
    */
   limit?: number | undefined;
+
+  /**
+   * Only tasks with all of these labels, each as `name=value`; at most 16.
+   *
+   * @generated from field: repeated string labels = 4;
+   */
+  labels: string[];
+
+  /**
+   * Only tasks whose run_at is this instant or later.
+   *
+   * @generated from field: optional google.protobuf.Timestamp since = 5;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Only tasks whose run_at is before this instant.
+   *
+   * @generated from field: optional google.protobuf.Timestamp until = 6;
+   */
+  until?: Timestamp | undefined;
 };
 
 /**
@@ -400,6 +562,81 @@ export declare type CancelTaskResponse = Message<"scheduling.v1.CancelTaskRespon
 export declare const CancelTaskResponseSchema: GenMessage<CancelTaskResponse>;
 
 /**
+ * RotateTaskSecretRequest asks for a new secret.
+ *
+ * @generated from message scheduling.v1.RotateTaskSecretRequest
+ */
+export declare type RotateTaskSecretRequest = Message<"scheduling.v1.RotateTaskSecretRequest"> & {
+  /**
+   * Id of the task.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+
+  /**
+   * Seconds for which the old secret signs as well, 0 to 604800. Default 86400.
+   *
+   * @generated from field: optional int32 overlap_seconds = 3;
+   */
+  overlapSeconds?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see ScheduleTaskRequest.
+   *
+   * @generated from field: string idempotency_key = 4;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.RotateTaskSecretRequest.
+ * Use `create(RotateTaskSecretRequestSchema)` to create a new message.
+ */
+export declare const RotateTaskSecretRequestSchema: GenMessage<RotateTaskSecretRequest>;
+
+/**
+ * RotateTaskSecretResponse says how the secret changed.
+ *
+ * @generated from message scheduling.v1.RotateTaskSecretResponse
+ */
+export declare type RotateTaskSecretResponse = Message<"scheduling.v1.RotateTaskSecretResponse"> & {
+  /**
+   * Id of the task.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * The generated secret, shown this once. Absent when the caller gave one.
+   *
+   * @generated from field: optional string secret = 2;
+   */
+  secret?: string | undefined;
+
+  /**
+   * Until when the old secret signs as well.
+   *
+   * @generated from field: google.protobuf.Timestamp previous_valid_until = 3;
+   */
+  previousValidUntil?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RotateTaskSecretResponse.
+ * Use `create(RotateTaskSecretResponseSchema)` to create a new message.
+ */
+export declare const RotateTaskSecretResponseSchema: GenMessage<RotateTaskSecretResponse>;
+
+/**
  * RescheduleTaskRequest says when a task is to fire instead.
  *
  * @generated from message scheduling.v1.RescheduleTaskRequest
@@ -413,7 +650,7 @@ export declare type RescheduleTaskRequest = Message<"scheduling.v1.RescheduleTas
   taskId: string;
 
   /**
-   * The new time, as in ScheduleTaskRequest.
+   * The new time, as in ScheduleTaskRequest. Exactly one of run_at and delay_seconds is needed.
    *
    * @generated from field: google.protobuf.Timestamp run_at = 2;
    */
@@ -425,6 +662,13 @@ export declare type RescheduleTaskRequest = Message<"scheduling.v1.RescheduleTas
    * @generated from field: string idempotency_key = 3;
    */
   idempotencyKey: string;
+
+  /**
+   * The new time in seconds from now, in place of run_at.
+   *
+   * @generated from field: optional int32 delay_seconds = 4;
+   */
+  delaySeconds?: number | undefined;
 };
 
 /**
@@ -501,6 +745,411 @@ export declare type RunTaskResponse = Message<"scheduling.v1.RunTaskResponse"> &
 export declare const RunTaskResponseSchema: GenMessage<RunTaskResponse>;
 
 /**
+ * TaskFilter says which tasks are meant: those that meet all that is given, and that is something.
+ *
+ * @generated from message scheduling.v1.TaskFilter
+ */
+export declare type TaskFilter = Message<"scheduling.v1.TaskFilter"> & {
+  /**
+   * Those in this state. Default: those in any state that the call is for.
+   *
+   * @generated from field: scheduling.v1.TaskState state = 1;
+   */
+  state: TaskState;
+
+  /**
+   * Those with all of these labels, each as `name=value`; at most 16.
+   *
+   * @generated from field: repeated string labels = 2;
+   */
+  labels: string[];
+
+  /**
+   * Those whose run_at is this instant or later.
+   *
+   * @generated from field: optional google.protobuf.Timestamp since = 3;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Those whose run_at is before this instant.
+   *
+   * @generated from field: optional google.protobuf.Timestamp until = 4;
+   */
+  until?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.TaskFilter.
+ * Use `create(TaskFilterSchema)` to create a new message.
+ */
+export declare const TaskFilterSchema: GenMessage<TaskFilter>;
+
+/**
+ * CancelTasksRequest says which tasks to call off.
+ *
+ * @generated from message scheduling.v1.CancelTasksRequest
+ */
+export declare type CancelTasksRequest = Message<"scheduling.v1.CancelTasksRequest"> & {
+  /**
+   * Which tasks. It has to say something.
+   *
+   * @generated from field: scheduling.v1.TaskFilter filter = 1;
+   */
+  filter?: TaskFilter | undefined;
+
+  /**
+   * Only count them.
+   *
+   * @generated from field: bool dry_run = 2;
+   */
+  dryRun: boolean;
+
+  /**
+   * Where to go on: next_cursor of the call before, with the same filter. Default: the newest task.
+   *
+   * @generated from field: string cursor = 3;
+   */
+  cursor: string;
+
+  /**
+   * Most tasks to call off in this call, 1 to 1000. Default 1000.
+   *
+   * @generated from field: optional int32 limit = 4;
+   */
+  limit?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see ScheduleTaskRequest. A dry run takes none.
+   *
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.CancelTasksRequest.
+ * Use `create(CancelTasksRequestSchema)` to create a new message.
+ */
+export declare const CancelTasksRequestSchema: GenMessage<CancelTasksRequest>;
+
+/**
+ * CancelTasksResponse says how many tasks were called off.
+ *
+ * @generated from message scheduling.v1.CancelTasksResponse
+ */
+export declare type CancelTasksResponse = Message<"scheduling.v1.CancelTasksResponse"> & {
+  /**
+   * How many the call found; of a dry run: how many there are.
+   *
+   * @generated from field: int32 matched = 1;
+   */
+  matched: number;
+
+  /**
+   * How many it called off: all but those that started, ended or moved out of the filter at that moment. 0 of a dry run.
+   *
+   * @generated from field: int32 changed = 2;
+   */
+  changed: number;
+
+  /**
+   * Where the next call goes on. Absent when there is no more, and of a dry run.
+   *
+   * @generated from field: optional string next_cursor = 3;
+   */
+  nextCursor?: string | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.CancelTasksResponse.
+ * Use `create(CancelTasksResponseSchema)` to create a new message.
+ */
+export declare const CancelTasksResponseSchema: GenMessage<CancelTasksResponse>;
+
+/**
+ * RescheduleTasksRequest says which tasks to move.
+ *
+ * @generated from message scheduling.v1.RescheduleTasksRequest
+ */
+export declare type RescheduleTasksRequest = Message<"scheduling.v1.RescheduleTasksRequest"> & {
+  /**
+   * Which tasks. It has to say something.
+   *
+   * @generated from field: scheduling.v1.TaskFilter filter = 1;
+   */
+  filter?: TaskFilter | undefined;
+
+  /**
+   * Only count them.
+   *
+   * @generated from field: bool dry_run = 2;
+   */
+  dryRun: boolean;
+
+  /**
+   * Where to go on: next_cursor of the call before, with the same filter. Default: the newest task.
+   *
+   * @generated from field: string cursor = 3;
+   */
+  cursor: string;
+
+  /**
+   * Most tasks to move in this call, 1 to 1000. Default 1000.
+   *
+   * @generated from field: optional int32 limit = 4;
+   */
+  limit?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see ScheduleTaskRequest. A dry run takes none.
+   *
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+
+  /**
+   * The new time, at most 10 years ahead. Exactly one of run_at, delay_seconds and shift_seconds is needed.
+   *
+   * @generated from field: google.protobuf.Timestamp run_at = 6;
+   */
+  runAt?: Timestamp | undefined;
+
+  /**
+   * The new time in seconds from now.
+   *
+   * @generated from field: optional int32 delay_seconds = 7;
+   */
+  delaySeconds?: number | undefined;
+
+  /**
+   * By how many seconds each task is put off; brought forward when it is negative. A repeat moves them again: give an
+   * idempotency_key.
+   *
+   * @generated from field: optional int32 shift_seconds = 8;
+   */
+  shiftSeconds?: number | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RescheduleTasksRequest.
+ * Use `create(RescheduleTasksRequestSchema)` to create a new message.
+ */
+export declare const RescheduleTasksRequestSchema: GenMessage<RescheduleTasksRequest>;
+
+/**
+ * RescheduleTasksResponse says how many tasks were moved.
+ *
+ * @generated from message scheduling.v1.RescheduleTasksResponse
+ */
+export declare type RescheduleTasksResponse = Message<"scheduling.v1.RescheduleTasksResponse"> & {
+  /**
+   * How many the call found; of a dry run: how many there are.
+   *
+   * @generated from field: int32 matched = 1;
+   */
+  matched: number;
+
+  /**
+   * How many it moved: all but those that started, ended or moved out of the filter at that moment. 0 of a dry run.
+   *
+   * @generated from field: int32 changed = 2;
+   */
+  changed: number;
+
+  /**
+   * Where the next call goes on. Absent when there is no more, and of a dry run.
+   *
+   * @generated from field: optional string next_cursor = 3;
+   */
+  nextCursor?: string | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RescheduleTasksResponse.
+ * Use `create(RescheduleTasksResponseSchema)` to create a new message.
+ */
+export declare const RescheduleTasksResponseSchema: GenMessage<RescheduleTasksResponse>;
+
+/**
+ * RunTasksRequest says which tasks to fire now.
+ *
+ * @generated from message scheduling.v1.RunTasksRequest
+ */
+export declare type RunTasksRequest = Message<"scheduling.v1.RunTasksRequest"> & {
+  /**
+   * Which tasks. It has to say something.
+   *
+   * @generated from field: scheduling.v1.TaskFilter filter = 1;
+   */
+  filter?: TaskFilter | undefined;
+
+  /**
+   * Only count them.
+   *
+   * @generated from field: bool dry_run = 2;
+   */
+  dryRun: boolean;
+
+  /**
+   * Where to go on: next_cursor of the call before, with the same filter. Default: the newest task.
+   *
+   * @generated from field: string cursor = 3;
+   */
+  cursor: string;
+
+  /**
+   * Most tasks to fire in this call, 1 to 1000. Default 1000.
+   *
+   * @generated from field: optional int32 limit = 4;
+   */
+  limit?: number | undefined;
+
+  /**
+   * Makes a repeat of this call safe; see ScheduleTaskRequest. A dry run takes none.
+   *
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message scheduling.v1.RunTasksRequest.
+ * Use `create(RunTasksRequestSchema)` to create a new message.
+ */
+export declare const RunTasksRequestSchema: GenMessage<RunTasksRequest>;
+
+/**
+ * RunTasksResponse says how many tasks were fired.
+ *
+ * @generated from message scheduling.v1.RunTasksResponse
+ */
+export declare type RunTasksResponse = Message<"scheduling.v1.RunTasksResponse"> & {
+  /**
+   * How many the call found; of a dry run: how many there are.
+   *
+   * @generated from field: int32 matched = 1;
+   */
+  matched: number;
+
+  /**
+   * How many it fired: all but those that started, ended or moved out of the filter at that moment. 0 of a dry run.
+   *
+   * @generated from field: int32 changed = 2;
+   */
+  changed: number;
+
+  /**
+   * Where the next call goes on. Absent when there is no more, and of a dry run.
+   *
+   * @generated from field: optional string next_cursor = 3;
+   */
+  nextCursor?: string | undefined;
+};
+
+/**
+ * Describes the message scheduling.v1.RunTasksResponse.
+ * Use `create(RunTasksResponseSchema)` to create a new message.
+ */
+export declare const RunTasksResponseSchema: GenMessage<RunTasksResponse>;
+
+/**
+ * ExplainTaskRequest names a task.
+ *
+ * @generated from message scheduling.v1.ExplainTaskRequest
+ */
+export declare type ExplainTaskRequest = Message<"scheduling.v1.ExplainTaskRequest"> & {
+  /**
+   * Id of the task.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+};
+
+/**
+ * Describes the message scheduling.v1.ExplainTaskRequest.
+ * Use `create(ExplainTaskRequestSchema)` to create a new message.
+ */
+export declare const ExplainTaskRequestSchema: GenMessage<ExplainTaskRequest>;
+
+/**
+ * ExplainTaskResponse says what a task waits for.
+ *
+ * @generated from message scheduling.v1.ExplainTaskResponse
+ */
+export declare type ExplainTaskResponse = Message<"scheduling.v1.ExplainTaskResponse"> & {
+  /**
+   * Id of the task.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Where it stands.
+   *
+   * @generated from field: scheduling.v1.TaskState state = 2;
+   */
+  state: TaskState;
+
+  /**
+   * What it waits for. Of several reasons the one that lasts longest or needs somebody.
+   *
+   * @generated from field: scheduling.v1.TaskWait waiting_for = 3;
+   */
+  waitingFor: TaskWait;
+
+  /**
+   * The answer in words.
+   *
+   * @generated from field: string explanation = 4;
+   */
+  explanation: string;
+
+  /**
+   * When that is over, as far as is known: its time, the next probe, the end of a pause. Absent where nobody knows.
+   *
+   * @generated from field: optional google.protobuf.Timestamp until = 5;
+   */
+  until?: Timestamp | undefined;
+
+  /**
+   * When it expires unless it has started. Absent when it does not.
+   *
+   * @generated from field: optional google.protobuf.Timestamp expires_at = 6;
+   */
+  expiresAt?: Timestamp | undefined;
+
+  /**
+   * The endpoint that it is sent to, `ep_…`. Absent when nothing has been recorded of it yet.
+   *
+   * @generated from field: optional string endpoint_id = 7;
+   */
+  endpointId?: string | undefined;
+
+  /**
+   * How many runs are set apart because that endpoint takes no more, this one included; 0 up to 100,000.
+   *
+   * @generated from field: int32 endpoint_waiting = 8;
+   */
+  endpointWaiting: number;
+
+  /**
+   * How many requests to it are under way.
+   *
+   * @generated from field: int32 endpoint_in_flight = 9;
+   */
+  endpointInFlight: number;
+};
+
+/**
+ * Describes the message scheduling.v1.ExplainTaskResponse.
+ * Use `create(ExplainTaskResponseSchema)` to create a new message.
+ */
+export declare const ExplainTaskResponseSchema: GenMessage<ExplainTaskResponse>;
+
+/**
  * ListRunsRequest asks for one page of runs.
  *
  * @generated from message scheduling.v1.ListRunsRequest
@@ -561,6 +1210,13 @@ export declare type ListRunsRequest = Message<"scheduling.v1.ListRunsRequest"> &
    * @generated from field: optional int32 limit = 8;
    */
   limit?: number | undefined;
+
+  /**
+   * Only runs with this disposition. Default: all.
+   *
+   * @generated from field: scheduling.v1.RunDisposition disposition = 9;
+   */
+  disposition: RunDisposition;
 };
 
 /**
@@ -665,6 +1321,149 @@ export enum TaskState {
 export declare const TaskStateSchema: GenEnum<TaskState>;
 
 /**
+ * ScheduleOutcome is what a call of ScheduleTask with debounce or throttle did.
+ *
+ * @generated from enum scheduling.v1.ScheduleOutcome
+ */
+export enum ScheduleOutcome {
+  /**
+   * Not an outcome.
+   *
+   * @generated from enum value: SCHEDULE_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It made the task.
+   *
+   * @generated from enum value: SCHEDULE_OUTCOME_CREATED = 1;
+   */
+  CREATED = 1,
+
+  /**
+   * Debounced: it replaced what the task was and moved it.
+   *
+   * @generated from enum value: SCHEDULE_OUTCOME_REPLACED = 2;
+   */
+  REPLACED = 2,
+
+  /**
+   * Throttled: an earlier call with the key made the task, and this one changed nothing.
+   *
+   * @generated from enum value: SCHEDULE_OUTCOME_THROTTLED = 3;
+   */
+  THROTTLED = 3,
+}
+
+/**
+ * Describes the enum scheduling.v1.ScheduleOutcome.
+ */
+export declare const ScheduleOutcomeSchema: GenEnum<ScheduleOutcome>;
+
+/**
+ * TaskWait is what a task waits for.
+ *
+ * @generated from enum scheduling.v1.TaskWait
+ */
+export enum TaskWait {
+  /**
+   * Not known.
+   *
+   * @generated from enum value: TASK_WAIT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Nothing: it is over.
+   *
+   * @generated from enum value: TASK_WAIT_OVER = 1;
+   */
+  OVER = 1,
+
+  /**
+   * The end of an attempt that is under way.
+   *
+   * @generated from enum value: TASK_WAIT_ATTEMPT = 2;
+   */
+  ATTEMPT = 2,
+
+  /**
+   * An attempt whose node has died, to be taken back. It counts as a failed one.
+   *
+   * @generated from enum value: TASK_WAIT_LOST_ATTEMPT = 3;
+   */
+  LOST_ATTEMPT = 3,
+
+  /**
+   * Its time.
+   *
+   * @generated from enum value: TASK_WAIT_TIME = 4;
+   */
+  TIME = 4,
+
+  /**
+   * The time of the next attempt, after one that failed.
+   *
+   * @generated from enum value: TASK_WAIT_RETRY = 5;
+   */
+  RETRY = 5,
+
+  /**
+   * Somebody who enables its endpoint.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_DISABLED = 6;
+   */
+  ENDPOINT_DISABLED = 6,
+
+  /**
+   * The next probe of its endpoint, whose breaker is not closed because requests failed.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_FAILING = 7;
+   */
+  ENDPOINT_FAILING = 7,
+
+  /**
+   * The time until which its receiver wants no requests.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_PAUSED = 8;
+   */
+  ENDPOINT_PAUSED = 8,
+
+  /**
+   * The end of another request to its endpoint, which has as many as max_concurrency allows.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_FULL = 9;
+   */
+  ENDPOINT_FULL = 9,
+
+  /**
+   * Its turn at an endpoint that gets so many requests a second.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_RATE = 10;
+   */
+  ENDPOINT_RATE = 10,
+
+  /**
+   * Its turn at an endpoint that takes a share of what the nodes can do, or is slow.
+   *
+   * @generated from enum value: TASK_WAIT_ENDPOINT_TURN = 11;
+   */
+  ENDPOINT_TURN = 11,
+
+  /**
+   * A node that takes it: it is due.
+   *
+   * @generated from enum value: TASK_WAIT_NODE = 12;
+   */
+  NODE = 12,
+}
+
+/**
+ * Describes the enum scheduling.v1.TaskWait.
+ */
+export declare const TaskWaitSchema: GenEnum<TaskWait>;
+
+/**
  * TaskService fires one-time tasks and lists what ran: of tasks, cron jobs and pushes alike.
  *
  * Every call needs an API key (`Authorization: Bearer …`) and sees the tasks and runs of that key's project only; what
@@ -679,7 +1478,7 @@ export declare const TaskStateSchema: GenEnum<TaskState>;
  */
 export declare const TaskService: GenService<{
   /**
-   * ScheduleTask has one POST made at a time.
+   * ScheduleTask has one POST made at a time. Calls that are about the same thing can share one task, by debounce or throttle.
    *
    * Errors: INVALID_ARGUMENT / TARGET_REFUSED, PAYLOAD_TOO_LARGE (REST: 413).
    *
@@ -703,7 +1502,8 @@ export declare const TaskService: GenService<{
     output: typeof GetTaskResponseSchema;
   },
   /**
-   * ListTasks lists the project's tasks, newest first.
+   * ListTasks lists the project's tasks, newest first. Filters combine. With labels or times a page may hold fewer tasks than
+   * asked for, even none, and still not be the last: a call looks at some thousands of tasks.
    *
    * @generated from rpc scheduling.v1.TaskService.ListTasks
    */
@@ -726,7 +1526,21 @@ export declare const TaskService: GenService<{
     output: typeof CancelTaskResponseSchema;
   },
   /**
-   * RescheduleTask moves a task that has not started to another time.
+   * RotateTaskSecret gives a task a new secret of its own. For overlap_seconds its POSTs, and those to its
+   * on_failure_webhook, carry a signature of both: the new one and the one before, which is the project's where the task had
+   * none.
+   *
+   * Errors: NOT_FOUND / TASK_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.TaskService.RotateTaskSecret
+   */
+  rotateTaskSecret: {
+    methodKind: "unary";
+    input: typeof RotateTaskSecretRequestSchema;
+    output: typeof RotateTaskSecretResponseSchema;
+  },
+  /**
+   * RescheduleTask moves a task that has not started to another time. Its grace counts from there.
    *
    * Errors: NOT_FOUND / TASK_NOT_FOUND; FAILED_PRECONDITION / TASK_NOT_SCHEDULED when it has started or is done.
    *
@@ -748,6 +1562,64 @@ export declare const TaskService: GenService<{
     methodKind: "unary";
     input: typeof RunTaskRequestSchema;
     output: typeof RunTaskResponseSchema;
+  },
+  /**
+   * CancelTasks calls off the tasks that a filter finds, as CancelTask does each. Of the states a filter may name those that are
+   * not over; default: all of them.
+   *
+   * It goes from the newest task to the oldest, up to limit tasks in one transaction, and tells by next_cursor that there is
+   * more: a call with it goes on from there. Tasks that are scheduled meanwhile are not met. A call may change fewer tasks than
+   * limit, even none, and still not be the last: it looks at some thousands of tasks. With dry_run it only counts, all that the
+   * filter finds from the cursor on.
+   *
+   * Errors: DEADLINE_EXCEEDED / TASKS_TOO_MANY when a dry run cannot count them within 20 seconds.
+   *
+   * @generated from rpc scheduling.v1.TaskService.CancelTasks
+   */
+  cancelTasks: {
+    methodKind: "unary";
+    input: typeof CancelTasksRequestSchema;
+    output: typeof CancelTasksResponseSchema;
+  },
+  /**
+   * RescheduleTasks moves the scheduled tasks that a filter finds to another time, or each by the same time. It goes step by
+   * step as CancelTasks does, and so do its dry runs. A task that would lie more than 10 years ahead is not moved.
+   *
+   * Errors: DEADLINE_EXCEEDED / TASKS_TOO_MANY when a dry run cannot count them within 20 seconds.
+   *
+   * @generated from rpc scheduling.v1.TaskService.RescheduleTasks
+   */
+  rescheduleTasks: {
+    methodKind: "unary";
+    input: typeof RescheduleTasksRequestSchema;
+    output: typeof RescheduleTasksResponseSchema;
+  },
+  /**
+   * RunTasks fires the tasks that a filter finds now, as RunTask does each: those that wait, or those that are over once more.
+   * Of the states a filter may name all but running; default: scheduled and retrying. It goes step by step as CancelTasks does,
+   * and so do its dry runs. The limits of their endpoints hold.
+   *
+   * Errors: DEADLINE_EXCEEDED / TASKS_TOO_MANY when a dry run cannot count them within 20 seconds.
+   *
+   * @generated from rpc scheduling.v1.TaskService.RunTasks
+   */
+  runTasks: {
+    methodKind: "unary";
+    input: typeof RunTasksRequestSchema;
+    output: typeof RunTasksResponseSchema;
+  },
+  /**
+   * ExplainTask says why a task has not run yet, as it is at this moment: what it waits for, until when, and how its endpoint
+   * stands.
+   *
+   * Errors: NOT_FOUND / TASK_NOT_FOUND.
+   *
+   * @generated from rpc scheduling.v1.TaskService.ExplainTask
+   */
+  explainTask: {
+    methodKind: "unary";
+    input: typeof ExplainTaskRequestSchema;
+    output: typeof ExplainTaskResponseSchema;
   },
   /**
    * ListRuns lists the project's runs of every kind, newest first. Filters combine.
