@@ -145,7 +145,24 @@ function parseFields(words: readonly string[], seed: string): { rule: FireRule; 
   const warnings = [second, minute, hour, day, month, weekday, year].flatMap((field) => field?.warnings ?? []);
   if (words.length === 6) warnings.push("there are 6 fields: the first is the second");
   if (!day.any && !weekday.any) warnings.push("day of month and day of week are both set: either matches");
+  else warnings.push(...rareDays(calendar));
   return { rule: { kind: "calendar", calendar }, warnings };
+}
+
+/** Says when the days that are asked for are missing from some of the months, or from most of the years. */
+function rareDays({ days, months }: Calendar): string[] {
+  const isOnlyByNumber =
+    days.weekdayBits === 0 &&
+    [days.daysBeforeLast, days.nearestWeekdays, days.nthWeekdays, days.lastOfWeekdays].every(
+      ({ length }) => length === 0,
+    );
+  if (!isOnlyByNumber || days.lastWeekday || days.dayBits === 0) return [];
+  const firstDay = 31 - Math.clz32(days.dayBits & -days.dayBits);
+  const taken = Array.from({ length: 12 }, (_, index) => index + 1).filter((month) => months[month] === month);
+  const short = taken.filter((month) => new Date(Date.UTC(2027, month, 0)).getUTCDate() < firstDay);
+  if (short.length === 0) return [];
+  if (taken.every((month) => month === 2)) return ["February 29 comes in leap years only"];
+  return [`months without a day ${firstDay} are left out; L is the last day of every month`];
 }
 
 function dayRules(day: CronField, weekday: CronField, seed: string): Calendar["days"] {

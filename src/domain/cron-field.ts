@@ -19,12 +19,14 @@ export interface FieldSpec {
   readonly names: readonly string[];
   /** How often a field with one value fires. */
   readonly cycle: string;
+  /** What the values are counted within. */
+  readonly whole: string;
 }
 
 const MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
-const spec = (name: FieldSpec["name"], min: number, max: number, cycle: string): FieldSpec => ({
+const spec = (name: FieldSpec["name"], min: number, max: number, cycle: string, whole: string): FieldSpec => ({
   name,
   min,
   max,
@@ -32,19 +34,20 @@ const spec = (name: FieldSpec["name"], min: number, max: number, cycle: string):
   hashMax: max,
   names: [],
   cycle,
+  whole,
 });
 
 /** The years that may be written, as in Quartz. */
-export const YEAR_FIELD: FieldSpec = spec("year", 1970, 2099, "in one year only");
+export const YEAR_FIELD: FieldSpec = spec("year", 1970, 2099, "in one year only", "cycle of years");
 
 /** The six fields of a repeating calendar, in the order of the text. */
-export const SECOND_FIELD: FieldSpec = spec("second", 0, 59, "once a minute");
-export const MINUTE_FIELD: FieldSpec = spec("minute", 0, 59, "once an hour");
-export const HOUR_FIELD: FieldSpec = spec("hour", 0, 23, "once a day");
-export const DAY_OF_MONTH_FIELD: FieldSpec = { ...spec("day of month", 1, 31, "once a month"), hashMax: 28 };
-export const MONTH_FIELD: FieldSpec = { ...spec("month", 1, 12, "once a year"), names: MONTHS };
+export const SECOND_FIELD: FieldSpec = spec("second", 0, 59, "once a minute", "minute");
+export const MINUTE_FIELD: FieldSpec = spec("minute", 0, 59, "once an hour", "hour");
+export const HOUR_FIELD: FieldSpec = spec("hour", 0, 23, "once a day", "day");
+export const DAY_OF_MONTH_FIELD: FieldSpec = { ...spec("day of month", 1, 31, "once a month", "month"), hashMax: 28 };
+export const MONTH_FIELD: FieldSpec = { ...spec("month", 1, 12, "once a year", "year"), names: MONTHS };
 export const DAY_OF_WEEK_FIELD: FieldSpec = {
-  ...spec("day of week", 0, 7, "once a week"),
+  ...spec("day of week", 0, 7, "once a week", "week"),
   cycleMax: 6,
   hashMax: 6,
   names: WEEKDAYS,
@@ -176,7 +179,7 @@ function parseItem(spec: FieldSpec, item: string): ParsedItem {
 
   if (base === "*" || base === "?") {
     if (step === undefined || step === 1) return { text: `${spec.min}-${spec.cycleMax}`, any: true, stepped: true };
-    return rangeItem(spec, item, spec.min, spec.cycleMax, step);
+    return { ...rangeItem(spec, item, spec.min, spec.cycleMax, step), ...unevenStep(spec, item, step) };
   }
   if (base.startsWith("H")) return hashedItem(spec, item, base, step);
 
@@ -229,6 +232,13 @@ function hashedItem(spec: FieldSpec, item: string, base: string, step: number | 
 function wideStep(spec: FieldSpec, item: string, length: number, step: number | undefined): { warning?: string } {
   if (step === undefined || step < length || length === 1) return {};
   return { warning: `${item} in the ${spec.name} field fires ${spec.cycle}: the step is not smaller than the range` };
+}
+
+/** A wildcard's step that does not divide the whole: the count starts anew, so one interval is shorter. */
+function unevenStep(spec: FieldSpec, item: string, step: number): { warning?: string } {
+  const size = spec.cycleMax - spec.min + 1;
+  if (spec.name === "year" || step >= size || size % step === 0) return {};
+  return { warning: `${item} in the ${spec.name} field starts anew each ${spec.whole}: its last interval is shorter` };
 }
 
 function value(spec: FieldSpec, text: string): number {

@@ -12,7 +12,7 @@ const DEFAULT_MISFIRE_POLICY: MisfirePolicy = "once";
 /** How late a fire may be caught up, in seconds. */
 const DEFAULT_MISFIRE_WINDOW_SECONDS = 3600;
 /** A fire at most this late is on time: schedulers poll, restart and lose a connection for a moment. */
-const ON_TIME_MS = 10_000;
+export const ON_TIME_MS = 10_000;
 /** Most fires that one call hands out. */
 export const MAX_FIRES_PER_CALL = 100;
 /** Missed fires are counted one by one up to here. */
@@ -110,7 +110,11 @@ function latestFireAt(schedule: Schedule, dueAt: Date, until: Date): Date {
   return new Date(latest);
 }
 
-function missedFires(schedule: Schedule, dueAt: Date, until: Date): MissedFires | undefined {
+/**
+ * The fire times from `dueAt`, which is one, up to `until` as one stretch; undefined when `dueAt` is after it. Those of
+ * expressions are counted one by one up to 1000, those of intervals are not.
+ */
+export function missedFires(schedule: Schedule, dueAt: Date, until: Date): MissedFires | undefined {
   if (dueAt > until) return undefined;
   const { rule } = schedule;
   if (rule.kind === "interval") {

@@ -18,8 +18,35 @@ const MAX_OVERLAP_MS = 26 * HOUR_MS;
 const HORIZON_YEARS = 100;
 const MAX_YEAR = 9999;
 
-/** A parsed schedule. Immutable, and shared by everyone who parses the same text. */
-export interface Schedule {
+/** What becomes of a time that the clock skips: it fires later by the length of the gap, or not at all. */
+export type DstGap = "run_after" | "skip";
+
+/**
+ * How often a time that the clock shows twice fires. `auto`: once, or both times where the hour field is a wildcard or a
+ * step.
+ */
+export type DstOverlap = "auto" | "once" | "twice";
+
+/** The rules of a schedule that its expression does not say. */
+export interface ScheduleRules {
+  readonly dstGap: DstGap;
+  readonly dstOverlap: DstOverlap;
+  /** No fire is before this instant; null for no bound. */
+  readonly startAt: Date | null;
+  /** No fire is after this instant; null for no bound. */
+  readonly endAt: Date | null;
+}
+
+/** The rules of a schedule for which nobody named any. */
+export const DEFAULT_RULES: ScheduleRules = Object.freeze({
+  dstGap: "run_after",
+  dstOverlap: "auto",
+  startAt: null,
+  endAt: null,
+});
+
+/** A parsed schedule. Immutable. */
+export interface Schedule extends ScheduleRules {
   /**
    * The normalised text: single blanks, upper case fields, no time zone prefix. Parsing it again gives the same
    * schedule.
@@ -46,6 +73,8 @@ export interface ScheduleInput {
   readonly timezoneField?: string;
   /** When given, a schedule that has no fire after it is refused too, such as one for a past year. */
   readonly now?: Date;
+  /** `DEFAULT_RULES` when absent. */
+  readonly rules?: ScheduleRules;
 }
 
 const schedules = new LruCache<Schedule>(4096);
@@ -71,7 +100,7 @@ export function parseSchedule(input: ScheduleInput): Schedule {
     if (input.now !== undefined && nextFireAt(schedule, input.now) === undefined) {
       throw new CronSyntaxError("it never fires again: its last time is past");
     }
-    return schedule;
+    return input.rules === undefined ? schedule : Object.freeze({ ...schedule, ...input.rules });
   } catch (error) {
     if (error instanceof CronSyntaxError) throw Refusal.field(field, error.message, "CRON_EXPR_INVALID");
     throw error;
@@ -92,6 +121,7 @@ function toSchedule(expression: CronExpression, timezone: string): Schedule {
     timezone: prefixZone ?? (timezone === "" ? "UTC" : timezone),
     warnings: Object.freeze([...expression.warnings]),
     rule: expression.rule,
+    ...DEFAULT_RULES,
   });
 }
 
@@ -103,25 +133,41 @@ function toSchedule(expression: CronExpression, timezone: string): Schedule {
  * - Gap (set forward): a matching time that the clock skips fires later by the length of the gap, so 02:30 in a gap of
  *   one hour fires when the clock shows 03:30 (the rule of RFC 5545, section 3.3.5). Where that instant matches by
  *   itself it is still one fire. A schedule for every hour of the day is not made up for: the next hour has its own
- *   fire.
+ *   fire. With `dstGap` `skip` nothing is made up for.
  * - Overlap (set back): a matching time that the clock shows twice fires the first time only. Where the hour field is a
- *   wildcard or a step with several values (`*`, `*\/2`, `8-18/2`, `H/6`) it fires both times.
+ *   wildcard or a step with several values (`*`, `*\/2`, `8-18/2`, `H/6`) it fires both times. `dstOverlap` `once` and
+ *   `twice` say the same of any fields.
  *
- * The work is bounded: a fire is looked for in the 100 years after `after`, to the year 9999 at most. Nothing fires
- * before 1970.
+ * `startAt` and `endAt` are within the bounds. The work is bounded: a fire is looked for in the 100 years after `after`,
+ * to the year 9999 at most. Nothing fires before 1970.
  */
 export function nextFireAt(schedule: Schedule, after: Date): Date | undefined {
   const afterMs = after.getTime();
   if (Number.isNaN(afterMs)) throw new RangeError("after is not a date");
-  const { rule } = schedule;
+  const { rule, startAt, endAt } = schedule;
+  const boundMs = Math.max(afterMs, startAt === null ? -1 : startAt.getTime() - 1, -1);
+  const lastMs = Math.min(endAt?.getTime() ?? Number.POSITIVE_INFINITY, Date.UTC(MAX_YEAR + 1) - 1);
+  if (boundMs >= lastMs) return undefined;
   const nextMs =
     rule.kind === "interval"
-      ? nextOfInterval(rule.interval, Math.max(afterMs, -1))
-      : nextOfCalendar(rule.calendar, schedule.timezone, Math.max(afterMs, -1));
-  return nextMs === undefined || nextMs >= Date.UTC(MAX_YEAR + 1) ? undefined : new Date(nextMs);
+      ? nextOfInterval(rule.interval, boundMs)
+      : nextOfCalendar(rule.calendar, schedule, boundMs);
+  return nextMs === undefined || nextMs > lastMs ? undefined : new Date(nextMs);
 }
 
-function nextOfCalendar(calendar: Calendar, timezone: string, afterMs: number): number | undefined {
+/** Whether a time that the clock skips fires after the gap. */
+function fillsGaps(calendar: Calendar, { dstGap }: Pick<Schedule, "dstGap">): boolean {
+  return dstGap === "run_after" && !calendar.everyHour;
+}
+
+/** Whether a time that the clock shows twice fires both times. */
+function repeatsInOverlap(calendar: Calendar, { dstOverlap }: Pick<Schedule, "dstOverlap">): boolean {
+  return dstOverlap === "auto" ? calendar.repeatsInOverlap : dstOverlap === "twice";
+}
+
+function nextOfCalendar(calendar: Calendar, schedule: Schedule, afterMs: number): number | undefined {
+  const fills = fillsGaps(calendar, schedule);
+  const repeats = repeatsInOverlap(calendar, schedule);
   let fromMs = (Math.floor(afterMs / SECOND_MS) + 1) * SECOND_MS;
   const startYear = new Date(fromMs).getUTCFullYear();
   const lastYear = Math.min(calendar.years?.at(-1) ?? startYear + HORIZON_YEARS, MAX_YEAR);
@@ -130,9 +176,9 @@ function nextOfCalendar(calendar: Calendar, timezone: string, afterMs: number): 
 
   // Every turn moves to a later period of constant offset, so `fromMs` reaches `endMs`.
   while (fromMs < endMs) {
-    const period = offsetPeriodAt(timezone, fromMs);
-    const gapMs = firstFromGap(calendar, period, fromMs, lastYear);
-    const wallMs = firstMatchAt(calendar, firstWallTime(calendar, period, fromMs), lastYear);
+    const period = offsetPeriodAt(schedule.timezone, fromMs);
+    const gapMs = fills ? firstFromGap(calendar, period, fromMs, lastYear) : Number.POSITIVE_INFINITY;
+    const wallMs = firstMatchAt(calendar, firstWallTime(period, fromMs, repeats), lastYear);
     const plainMs = wallMs === undefined ? Number.POSITIVE_INFINITY : wallMs - period.offsetMs;
     const nextMs = Math.min(gapMs, plainMs);
     if (nextMs < period.endMs) return nextMs;
@@ -146,9 +192,9 @@ function nextOfCalendar(calendar: Calendar, timezone: string, afterMs: number): 
 }
 
 /** The wall time at `fromMs`, or the end of the overlap for schedules that fire only the first time. */
-function firstWallTime(calendar: Calendar, period: OffsetPeriod, fromMs: number): number {
+function firstWallTime(period: OffsetPeriod, fromMs: number, repeats: boolean): number {
   const wallMs = fromMs + period.offsetMs;
-  if (calendar.repeatsInOverlap || period.offsetBeforeMs <= period.offsetMs) return wallMs;
+  if (repeats || period.offsetBeforeMs <= period.offsetMs) return wallMs;
   return Math.max(wallMs, period.startMs + period.offsetBeforeMs);
 }
 
@@ -156,7 +202,7 @@ function firstWallTime(calendar: Calendar, period: OffsetPeriod, fromMs: number)
 function firstFromGap(calendar: Calendar, period: OffsetPeriod, fromMs: number, lastYear: number): number {
   const gapEndWallMs = period.startMs + period.offsetMs;
   const wallMs = fromMs + period.offsetBeforeMs;
-  if (calendar.everyHour || wallMs >= gapEndWallMs) return Number.POSITIVE_INFINITY;
+  if (wallMs >= gapEndWallMs) return Number.POSITIVE_INFINITY;
   const skippedMs = firstMatchAt(calendar, wallMs, lastYear);
   return skippedMs !== undefined && skippedMs < gapEndWallMs
     ? skippedMs - period.offsetBeforeMs

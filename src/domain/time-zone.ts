@@ -108,6 +108,15 @@ export function offsetPeriodAt(timezone: string, instantMs: number): OffsetPerio
   throw new RangeError(`no offset period of ${timezone} at ${instantMs}`);
 }
 
+/** What the clock of a zone shows at an instant, in RFC 3339 with its offset; seconds of the offset are left out. */
+export function localTimeOf(timezone: string, instant: Date): string {
+  const { offsetMs } = offsetPeriodAt(timezone, instant.getTime());
+  const wall = new Date(instant.getTime() + offsetMs).toISOString().slice(0, 19);
+  const minutes = Math.floor(Math.abs(offsetMs) / 60_000);
+  const two = (value: number) => String(value).padStart(2, "0");
+  return `${wall}${offsetMs < 0 ? "-" : "+"}${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
+}
+
 function offsetPeriodsOfYear(timezone: string, year: number): readonly OffsetPeriod[] {
   const zone = zones.getOrBuild(timezone, () => ({
     format: new Intl.DateTimeFormat("en-US", {

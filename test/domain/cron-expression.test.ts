@@ -228,6 +228,11 @@ describe("what may surprise is said in a warning", () => {
     ["H/90 * * * *", "H/90 in the minute field fires once an hour"],
     ["50/30 * * * *", "50/30 in the minute field fires once an hour"],
     ["0 0 9 * * *", "the first is the second"],
+    ["*/45 * * * *", "*/45 in the minute field starts anew each hour"],
+    ["0 */5 * * *", "*/5 in the hour field starts anew each day"],
+    ["0 0 31 * *", "months without a day 31 are left out"],
+    ["0 0 30,31 2-6 *", "months without a day 30 are left out"],
+    ["0 0 29 2 *", "leap years only"],
   ])("%s: %s", (expression, words) => {
     expect(parse(expression).warnings.join("; ")).toContain(words);
   });
@@ -240,6 +245,9 @@ describe("what may surprise is said in a warning", () => {
     "0 9 1 * ?",
     "0 9 */1 * MON",
     "0 9 L * *",
+    "0 0 28,31 * *",
+    "0 0 31 1,3 *",
+    "0 0 L,31 * *",
     "@daily",
   ])("%s has none", (expression) => expect(parse(expression).warnings).toEqual([]));
 });

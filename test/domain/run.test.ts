@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
-import { type AttemptResult, isTooLate, retentionSeconds, settle } from "../../src/domain/run.ts";
+import { DEFAULT_BACKOFF } from "../../src/domain/backoff.ts";
+import { type AttemptResult, retentionSeconds, settle, startBy } from "../../src/domain/run.ts";
 
-const policy = { retries: 1, baseMs: 5_000, capMs: 3_600_000 };
+const policy = { retries: 1, backoff: DEFAULT_BACKOFF };
 const middle = () => 0.5;
 const rejected = { kind: "rejected", status: 503, permanent: false } as const;
 
@@ -31,6 +32,19 @@ describe("settle", () => {
       waitMs: 3_600_000,
     },
     {
+      name: "an instant that the receiver names takes the wait's place",
+      attempt: 1,
+      result: { ...rejected, retryAfterMs: 60_000, retryInMs: 1 },
+      to: "retrying",
+      waitMs: 1,
+    },
+    {
+      name: "an instant that the receiver names gives no attempt more",
+      attempt: 2,
+      result: { ...rejected, retryInMs: 1 },
+      to: "failed",
+    },
+    {
       name: "what a stopping server cut off is made again at once, though it was the last",
       attempt: 2,
       result: { kind: "failed", error: "cancelled" },
@@ -44,10 +58,10 @@ describe("settle", () => {
     expect(transition.to === "retrying" ? transition.waitMs : undefined).toBe(waitMs);
   });
 
-  test("follows a list of waits to its end", () => {
-    const list = { waitsMs: [1_000, 2_000] };
-    const waits = [1, 2, 3].map((attempt) => settle(attempt, rejected, list, middle));
-    expect(waits).toMatchObject([{ waitMs: 1_000 }, { waitMs: 2_000 }, { to: "failed" }]);
+  test("follows a list of waits, and goes on with the last, to the last retry", () => {
+    const list = { retries: 3, backoff: { waitsMs: [1_000, 2_000], jitter: "none" } } as const;
+    const waits = [1, 2, 3, 4].map((attempt) => settle(attempt, rejected, list, middle));
+    expect(waits).toMatchObject([{ waitMs: 1_000 }, { waitMs: 2_000 }, { waitMs: 2_000 }, { to: "failed" }]);
   });
 });
 
@@ -60,10 +74,9 @@ test.each([
 });
 
 test.each([
-  { lateMs: 5_000, grace: 5, tooLate: false },
-  { lateMs: 6_000, grace: 5, tooLate: true },
-  { lateMs: 999, grace: 0, tooLate: false },
-  { lateMs: 1e12, grace: null, tooLate: false },
-])("a task that is $lateMs ms late with a grace of $grace s is too late: $tooLate", ({ lateMs, grace, tooLate }) => {
-  expect(isTooLate(new Date(0), new Date(lateMs), grace)).toBe(tooLate);
+  { grace: 5, before: 6_000 },
+  { grace: 0, before: 1_000 },
+  { grace: null, before: null },
+])("a task with a grace of $grace s is to start less than $before ms after its time", ({ grace, before }) => {
+  expect(startBy(new Date(10), grace)).toEqual(before === null ? null : new Date(10 + before));
 });
