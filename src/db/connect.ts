@@ -12,6 +12,8 @@ export interface ConnectOptions {
   readonly statementTimeoutMs?: number;
   /** Off where a pooler in transaction mode sits in between. Default on. */
   readonly preparedStatements?: boolean;
+  /** Whether commits do not wait for the disk, so that a crash of the server loses the newest of them. Default off. */
+  readonly asynchronousCommit?: boolean;
   /** Told of an idle connection that broke; the pool replaces it. */
   readonly onError?: (error: Error) => void;
 }
@@ -33,6 +35,7 @@ export function connect(options: ConnectOptions): Db {
     // Longer than the server's own limit: it only ends what the server can no longer answer, and the connection with it.
     query_timeout: (options.statementTimeoutMs ?? 30_000) + 5_000,
     idle_in_transaction_session_timeout: 60_000,
+    ...(options.asynchronousCommit && { options: "-c synchronous_commit=off" }),
     ...(options.preparedStatements === false ? {} : { Client: PreparingClient }),
   });
   pool.on("error", options.onError ?? (() => {}));

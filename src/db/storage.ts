@@ -1,5 +1,5 @@
 import { readFile, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { connect } from "./connect.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded.ts";
 import { systemErrorCode } from "./embedded-error.ts";
@@ -21,6 +21,8 @@ export interface StorageOptions {
   readonly dataDir: string | undefined;
   /** The value of XDG_DATA_HOME. */
   readonly dataHome: string | undefined;
+  /** Whether the data is that of a virtual clock, which has a directory of its own where none is named. */
+  readonly virtualClock: boolean;
   /** Takes the embedded server's output, line by line. */
   readonly log: (line: string) => void;
 }
@@ -33,8 +35,7 @@ export async function openStorage(options: StorageOptions): Promise<Storage> {
   if (options.databaseUrl !== undefined) return operatorsServer(options.databaseUrl);
   const server = await startEmbeddedPostgres({
     log: options.log,
-    ...(options.dataDir !== undefined && { dataDir: options.dataDir }),
-    ...(options.dataHome !== undefined && { dataHome: options.dataHome }),
+    dataDir: await dataDirOf(options),
   });
   const urlFile = join(server.dataDir, URL_FILE);
   try {
@@ -57,7 +58,7 @@ export async function joinStorage(options: StorageOptions): Promise<Storage> {
 /** The operator's database, or an embedded server that runs already; undefined when one would have to be started. */
 export async function findStorage(options: StorageOptions): Promise<Storage | undefined> {
   if (options.databaseUrl !== undefined) return operatorsServer(options.databaseUrl);
-  const dataDir = options.dataDir ?? (await defaultDataDir(options.dataHome));
+  const dataDir = await dataDirOf(options);
   const url = await readFile(join(dataDir, URL_FILE), "utf8").catch((error: unknown) => {
     if (systemErrorCode(error) !== "ENOENT" && systemErrorCode(error) !== "ENOTDIR") throw error;
     return undefined;
@@ -65,6 +66,22 @@ export async function findStorage(options: StorageOptions): Promise<Storage | un
   // The file outlives a process that was killed.
   if (url !== undefined && (await answers(url))) return { ...operatorsServer(url), dataDir };
   return undefined;
+}
+
+/**
+ * A file that development mode keeps for its next start: in the data directory or, with a server of the operator's, where
+ * this user's Carillon keeps its own.
+ */
+export async function keptFile(
+  dataDir: string | undefined,
+  dataHome: string | undefined,
+  name: string,
+): Promise<string> {
+  return join(dataDir ?? dirname(await defaultDataDir(dataHome)), name);
+}
+
+async function dataDirOf({ dataDir, dataHome, virtualClock }: StorageOptions): Promise<string> {
+  return dataDir ?? `${await defaultDataDir(dataHome)}${virtualClock ? "-virtual" : ""}`;
 }
 
 function operatorsServer(url: string): Storage {

@@ -5,7 +5,15 @@ import pg from "pg";
  * Hints that something may be due. `queue:<project>/<name>` has messages or room; messages of `settled:<project>/<name>`
  * were settled; `runs` has a due run; `crons` has a new schedule; `redrives` has one that was started.
  */
-export type Topic = `queue:${string}` | `settled:${string}` | "runs" | "crons" | "pushes" | "redrives";
+export type Topic =
+  | `queue:${string}`
+  | `settled:${string}`
+  | "runs"
+  | "crons"
+  | "pushes"
+  | "redrives"
+  | "replays"
+  | "backfills";
 
 /** The topic of a queue. Named rather than numbered, so that a caller can wake it without reading it. */
 export function queueTopic(projectId: string, name: string): Topic {
@@ -31,6 +39,7 @@ const RECONNECT_MS = [100, 500, 2_000, 5_000];
 export class Wakeups implements AsyncDisposable {
   readonly #emitter = new EventEmitter().setMaxListeners(0);
   readonly #url: string;
+  readonly #isAlone: boolean;
   readonly #pending = new Set<Topic>();
   readonly #closed = new AbortController();
   #client: pg.Client | undefined;
@@ -40,16 +49,24 @@ export class Wakeups implements AsyncDisposable {
   #notifying = false;
   #failures = 0;
 
-  constructor(url: string) {
+  /** @param options.alone there are no other nodes to wake. */
+  constructor(url: string, { alone = false }: { readonly alone?: boolean } = {}) {
     this.#url = url;
+    this.#isAlone = alone;
     void this.#connect();
   }
 
   /** Wakes whoever waits for `topic`. Never waits and never throws. */
   wake(topic: Topic): void {
-    this.#emitter.emit(topic);
+    this.wakeHere(topic);
+    if (this.#isAlone) return;
     if (this.#pending.size < MAX_TOPICS) this.#pending.add(topic);
     this.#scheduleFlush();
+  }
+
+  /** Wakes whoever waits for `topic` in this process: for what is nothing to other nodes. */
+  wakeHere(topic: Topic): void {
+    this.#emitter.emit(topic);
   }
 
   /** Resolves at the next wake-up of `topic`, after `timeoutMs`, or when `signal` aborts, whichever comes first. */
