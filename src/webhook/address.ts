@@ -62,6 +62,11 @@ export function within(network: Network, address: Address): boolean {
   return network.value >> hostBits === address.value >> hostBits;
 }
 
+/** Whether a network can be the prefix of a NAT64 gateway: IPv6, with one of the lengths of RFC 6052. */
+export function isNat64Prefix({ family, prefix }: Network): boolean {
+  return family === 6 && [32, 40, 48, 56, 64, 96].includes(prefix);
+}
+
 /** `classify` for an address in text; text that is not an address is never dialled. */
 export function classifyText(text: string): Verdict {
   const address = parseAddress(text);
@@ -71,14 +76,18 @@ export function classifyText(text: string): Verdict {
 /**
  * Says whether an address belongs to the public internet.
  * IPv4 is public unless a table names it; IPv6 is public only inside 2000::/3, the one block that is handed out, less
- * its special parts. An IPv4 address carried inside an IPv6 one is judged too, and the harsher of both verdicts holds.
+ * its special parts. An IPv4 address carried inside an IPv6 one is judged too, and the harsher of both verdicts holds:
+ * `nat64` are the prefixes of this network's own gateways, beside the well-known one.
  * Tables: the IANA special-purpose registries (RFC 6890) and the metadata addresses that the clouds document.
  */
-export function classify(address: Address): Verdict {
+export function classify(address: Address, nat64: readonly Network[] = []): Verdict {
   if (address.family === 4) return lookUp(IPV4, address) ?? PUBLIC;
   if (isLoopback(address)) return { kind: "denied", reason: "loopback" };
 
-  const carried = embedded(address.value).map((value) => classify({ family: 4, value }));
+  const translated = nat64
+    .filter((prefix) => within(prefix, address))
+    .map(({ prefix }) => behindPrefix(address, prefix));
+  const carried = [...embedded(address.value), ...translated].map((value) => classify({ family: 4, value }));
   const never = carried.find((verdict) => verdict.kind === "never");
   if (never !== undefined) return never;
   const own = lookUp(IPV6, address);
@@ -110,6 +119,13 @@ function embedded(value: bigint): bigint[] {
   // private-looking tail would refuse ordinary hosts such as 2606:4700::1111.
   if (low32(value) === METADATA_V4) found.push(METADATA_V4);
   return found;
+}
+
+/** The IPv4 address behind a NAT64 prefix (RFC 6052 section 2.2): the bits from 64 to 71 are no part of it. */
+function behindPrefix({ value }: Address, prefix: number): bigint {
+  if (prefix === 96) return low32(value);
+  const withoutGap = ((value >> 64n) << 56n) | BigInt.asUintN(56, value);
+  return low32(withoutGap >> BigInt(120 - prefix - 32));
 }
 
 function lookUp(table: readonly Row[], address: Address): Verdict | undefined {

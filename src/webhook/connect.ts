@@ -2,6 +2,7 @@ import { connect as connectTcp, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { type Address, formatAddress, parseAddress } from "./address.ts";
 import { AttemptFailure } from "./failure.ts";
+import { msSince, type Timings } from "./timings.ts";
 
 /** How long TCP and TLS together may take. */
 const CONNECT_MS = 5_000;
@@ -16,10 +17,10 @@ export interface Endpoint {
 }
 
 /**
- * Opens a connection that is ready for HTTP/1.1. Rejects with AttemptFailure, and with the signal's reason when it
- * aborts; the socket is destroyed then.
+ * Opens a connection that is ready for HTTP/1.1, and notes in `timings` how long that took. Rejects with AttemptFailure,
+ * and with the signal's reason when it aborts; the socket is destroyed then.
  */
-export type Connect = (endpoint: Endpoint, signal: AbortSignal) => Promise<Socket>;
+export type Connect = (endpoint: Endpoint, signal: AbortSignal, timings: Timings) => Promise<Socket>;
 
 /** What a connector can be told beyond the endpoint. */
 export interface ConnectorOptions {
@@ -34,20 +35,23 @@ export interface ConnectorOptions {
  * that the peer is the address that was asked for.
  */
 export function createConnector({ ca, ownPorts = [] }: ConnectorOptions = {}): Connect {
-  return async function connect(endpoint, signal) {
+  return async function connect(endpoint, signal, timings) {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_MS)]);
+    const startedMs = performance.now();
     try {
       const plain = connectTcp({ host: formatAddress(endpoint.address), port: endpoint.port, noDelay: true });
       await ready(plain, "connect", limit).catch((cause) => {
         limit.throwIfAborted();
         throw new AttemptFailure("connect_failed", "no connection could be made", { cause });
       });
+      timings.connectMs = msSince(startedMs);
       if (!isExpectedPeer(plain, endpoint, ownPorts)) {
         plain.destroy();
         throw new AttemptFailure("blocked_address", "the target's address is not allowed");
       }
       if (!endpoint.tls) return plain;
 
+      const connectedMs = performance.now();
       const secure = connectTls({
         socket: plain,
         // The name that is verified when there is no servername; nothing is resolved or dialled here.
@@ -61,6 +65,7 @@ export function createConnector({ ca, ownPorts = [] }: ConnectorOptions = {}): C
         limit.throwIfAborted();
         throw new AttemptFailure("tls_failed", tlsDetail(cause), { cause });
       });
+      timings.tlsMs = msSince(connectedMs);
       return secure;
     } catch (error) {
       signal.throwIfAborted();

@@ -1,6 +1,8 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { type Dispatcher, errors, type Pool } from "undici";
 import { AttemptFailure } from "./failure.ts";
+import { timed } from "./pool.ts";
+import { msSince, type Timings } from "./timings.ts";
 
 /** How much of a response body is read before the connection is dropped. */
 const MAX_BODY_READ = 65_536;
@@ -24,12 +26,13 @@ export interface Answer {
  * Once the status line and headers are in, the answer is an answer, whatever becomes of the body: the receiver has
  * decided, and to send again because the rest was slow would deliver twice.
  * Throws AttemptFailure. When the signal aborts before the headers are in, rethrows its reason; nothing is written
- * afterwards.
+ * afterwards. Notes in `timings` how long the connection, where one is opened, and the answer took.
  */
 export function exchange(
   pool: Pool,
   request: { readonly path: string; readonly headers: Record<string, string>; readonly body: Uint8Array },
   signal: AbortSignal,
+  timings: Timings,
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
     let controller: Dispatcher.DispatchController | undefined;
@@ -37,6 +40,7 @@ export function exchange(
     const chunks: Buffer[] = [];
     let bytesRead = 0;
     let interim = 0;
+    let startedMs = 0;
 
     const stop = (error: unknown): void => {
       signal.removeEventListener("abort", onAbort);
@@ -59,32 +63,32 @@ export function exchange(
     signal.throwIfAborted();
     signal.addEventListener("abort", onAbort, { once: true });
 
-    pool.dispatch(
-      { ...request, method: "POST" },
-      {
-        onRequestStart(started) {
-          controller = started;
-          // The connection took longer than the caller waits: not one byte goes out.
-          if (signal.aborted) started.abort(new Error("given up"));
-        },
-        onResponseStart(_, status, headers) {
-          if (status >= 200) {
-            head = { status, headers };
-          } else if (++interim > MAX_INTERIM) {
-            throw new AttemptFailure("response_invalid", "too many interim responses");
-          }
-        },
-        onResponseData(reading, chunk) {
-          if (bytesRead < MAX_BODY_KEPT) chunks.push(Buffer.from(chunk));
-          bytesRead += chunk.length;
-          if (bytesRead <= MAX_BODY_READ) return;
-          finish(false);
-          reading.abort(new Error("enough read"));
-        },
-        onResponseEnd: () => finish(true),
-        onResponseError: (_, error) => stop(error),
+    const handler: Dispatcher.DispatchHandler = {
+      onRequestStart(started) {
+        controller = started;
+        startedMs = performance.now();
+        // The connection took longer than the caller waits: not one byte goes out.
+        if (signal.aborted) started.abort(new Error("given up"));
       },
-    );
+      onResponseStart(_, status, headers) {
+        if (status >= 200) {
+          head = { status, headers };
+          timings.firstByteMs = msSince(startedMs);
+        } else if (++interim > MAX_INTERIM) {
+          throw new AttemptFailure("response_invalid", "too many interim responses");
+        }
+      },
+      onResponseData(reading, chunk) {
+        if (bytesRead < MAX_BODY_KEPT) chunks.push(Buffer.from(chunk));
+        bytesRead += chunk.length;
+        if (bytesRead <= MAX_BODY_READ) return;
+        finish(false);
+        reading.abort(new Error("enough read"));
+      },
+      onResponseEnd: () => finish(true),
+      onResponseError: (_, error) => stop(error),
+    };
+    timed(timings, () => pool.dispatch({ ...request, method: "POST" }, handler));
   });
 }
 

@@ -37,11 +37,16 @@ const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
  * Checks the headers that a user wants on outgoing requests and returns them with lower-case names and trimmed values.
  * Throws Refusal FIELD_INVALID, for `field[name]` where one header is to blame: a name that is not a token, that is
  * reserved or given twice, a value with characters outside latin1 or with line ends, more than 32 headers, more than
- * 8,192 bytes together.
+ * 8,192 bytes together. Of headers that come from several places, each of which was checked, that many are allowed
+ * for each of the `sources`.
  */
-export function checkHeaders(field: string, headers: Readonly<Record<string, string>>): Record<string, string> {
+export function checkHeaders(
+  field: string,
+  headers: Readonly<Record<string, string>>,
+  sources = 1,
+): Record<string, string> {
   const entries = Object.entries(headers);
-  if (entries.length > MAX_HEADERS) throw Refusal.field(field, `at most ${MAX_HEADERS} headers`);
+  if (entries.length > MAX_HEADERS * sources) throw Refusal.field(field, `at most ${MAX_HEADERS * sources} headers`);
   const checked = new Map<string, string>();
   let bytes = 0;
   for (const [given, value] of entries) {
@@ -54,7 +59,9 @@ export function checkHeaders(field: string, headers: Readonly<Record<string, str
     checked.set(name, value.trim());
     bytes += name.length + value.length;
   }
-  if (bytes > MAX_BYTES) throw Refusal.field(field, `at most ${MAX_BYTES} bytes of names and values`);
+  if (bytes > MAX_BYTES * sources) {
+    throw Refusal.field(field, `at most ${MAX_BYTES * sources} bytes of names and values`);
+  }
   // A Map first: assigning to a name such as __proto__ on a plain object would lose it.
   return Object.fromEntries(checked);
 }

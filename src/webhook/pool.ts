@@ -1,7 +1,9 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { Pool } from "undici";
 import { type Address, formatAddress, parseAddress } from "./address.ts";
 import type { Connect } from "./connect.ts";
 import type { Target } from "./target.ts";
+import type { Timings } from "./timings.ts";
 
 /** How long a connection may stay open without a request, so that a change of DNS or policy soon takes effect. */
 const IDLE_MS = 10_000;
@@ -12,6 +14,14 @@ const MAX_HEADER_BYTES = 16_384;
 /** How many idle pools may wait for their next request. */
 const MAX_IDLE_POOLS = 1_000;
 
+/** Of the attempt that is dispatching: undici opens a connection in the context of the request that needs it. */
+const dispatching = new AsyncLocalStorage<Timings>();
+
+/** Has whatever connection `dispatch` needs note in `timings` how long it took to open. */
+export function timed(timings: Timings, dispatch: () => void): void {
+  dispatching.run(timings, dispatch);
+}
+
 interface Slot {
   readonly pool: Pool;
   users: number;
@@ -19,7 +29,8 @@ interface Slot {
 }
 
 /**
- * Open connections, one undici pool for each origin and address. Requests to a name that has moved find no connection
+ * Open connections, one undici pool for each project, origin and address. No project can tell by a connection that is open
+ * already that another one sends to the same place. Requests to a name that has moved find no connection
  * to the old address. How many connections a pool holds is bounded by how many requests its callers have in flight.
  */
 export class ConnectionPools implements AsyncDisposable {
@@ -31,9 +42,9 @@ export class ConnectionPools implements AsyncDisposable {
     this.#connect = connect;
   }
 
-  /** Lends the pool of an address; `using` gives it back. */
-  borrow(target: Target, address: Address): Disposable & { readonly pool: Pool } {
-    const key = `${target.origin} ${formatAddress(address)}`;
+  /** Lends the pool that a project has for an address; `using` gives it back. */
+  borrow(projectId: string, target: Target, address: Address): Disposable & { readonly pool: Pool } {
+    const key = `${projectId} ${target.origin} ${formatAddress(address)}`;
     const slot = this.#slots.get(key) ?? { pool: this.#open(target, address), users: 0, idle: undefined };
     this.#slots.set(key, slot);
     clearTimeout(slot.idle);
@@ -72,7 +83,7 @@ export class ConnectionPools implements AsyncDisposable {
     return new Pool(target.origin, {
       // The origin's name goes into the Host header; what is dialled is the endpoint.
       connect: (_options, callback) => {
-        this.#connect(endpoint, this.#closing.signal).then(
+        this.#connect(endpoint, this.#closing.signal, dispatching.getStore() ?? {}).then(
           (socket) => callback(null, socket),
           (error: unknown) => callback(error instanceof Error ? error : new Error("connect failed"), null),
         );

@@ -1,17 +1,30 @@
-import type { IncomingHttpHeaders } from "node:http";
+import {
+  headerPlace,
+  type KeyOwner,
+  keyPlace,
+  type Place,
+  SEALED_HEADER_MARK,
+  type SealedKey,
+  type SigningAlgorithm,
+} from "../domain/signing-key.ts";
 import { Refusal } from "../errors.ts";
+import { parseAddress } from "./address.ts";
 import { type Connect, createConnector } from "./connect.ts";
 import { type Answer, exchange } from "./exchange.ts";
 import { type AttemptError, AttemptFailure } from "./failure.ts";
 import { checkHeaders, isHeaderValue } from "./headers.ts";
 import { ConnectionPools } from "./pool.ts";
+import { firstValue, receiverControl } from "./receiver-control.ts";
 import { createLookup, type Lookup, resolveTarget } from "./resolve.ts";
-import { retryAfterMs } from "./retry-after.ts";
+import { MAX_VALUE, shownRequestHeaders, shownResponseHeaders } from "./shown-headers.ts";
 import { sign } from "./sign.ts";
 import { parseTarget, type Target, type TargetPolicy } from "./target.ts";
+import { msSince, type Timings } from "./timings.ts";
 
 /** How many addresses of a name are tried when connections are refused; all within the one deadline. */
 const MAX_ADDRESSES_TRIED = 4;
+/** Where the headers of a request may come from: a message, and the subscription that it is pushed to. */
+const HEADER_SOURCES = 2;
 
 /** One request to send. */
 export interface OutboundPost {
@@ -27,22 +40,40 @@ export interface OutboundPost {
   readonly about: Readonly<Record<string, string>>;
   /** `webhook-id`: the same for every attempt of one delivery. Printable ASCII without dots. */
   readonly id: string;
-  /** At least one; several while a secret is being rotated. */
-  readonly secrets: readonly string[];
+  /** What signs it, sealed: at least one secret, several while one is being rotated, and key pairs. */
+  readonly signers: readonly SealedKey[];
+  /** Whose request it is: the values of `headers` that are sealed are sealed for this owner. */
+  readonly owner: KeyOwner;
+  /**
+   * The instant now by a clock that is right whatever this machine's says, for the signature and for Retry-After dates.
+   * Default: this machine's.
+   */
+  readonly at?: Date;
   /** From the name's lookup to the last byte of the answer, in milliseconds. */
   readonly timeoutMs: number;
   /** Gives the attempt up; the outcome is `cancelled` then. */
   readonly signal: AbortSignal;
 }
 
-interface Answered {
-  readonly status: number;
+/** What is known of every attempt. */
+interface Attempted {
   /** From the call of `post`, in whole milliseconds. */
   readonly durationMs: number;
+  readonly timings: Timings;
+  /** As they were to be sent; credentials and the signature hidden. */
+  readonly requestHeaders: Readonly<Record<string, string>>;
+}
+
+interface Answered extends Attempted {
+  readonly status: number;
+  /** Those that may be recorded; of a 3xx, which is not followed, `location` too, without credentials, query and fragment. */
+  readonly responseHeaders: Readonly<Record<string, string>>;
   /** At most the first 16 KiB. */
   readonly responseBody: Uint8Array;
   /** Whether `responseBody` is all of it. */
   readonly responseComplete: boolean;
+  /** The receiver wants no more requests at all: 410, or it said so in a header. */
+  readonly disable: boolean;
 }
 
 /** What became of one attempt. Only a 2xx is `delivered`; every other answer is `rejected`; no answer is `failed`. */
@@ -50,27 +81,28 @@ export type AttemptOutcome =
   | (Answered & { readonly kind: "delivered" })
   | (Answered & {
       readonly kind: "rejected";
-      /** What the receiver asked for in Retry-After: 0 to a day. */
+      /** 429 or 503: the receiver cannot keep up, so others that are for it should wait too. */
+      readonly throttled: boolean;
+      /** The least wait that the receiver asked for, in Retry-After or, throttled, in RateLimit-Reset: 0 to a day. */
       readonly retryAfterMs?: number;
-      /** The receiver wants no more of these: 410. */
+      /** The exact wait that the receiver asked for, by carillon-control: 0 to a day. */
+      readonly retryInMs?: number;
+      /** No further attempt of this one: 410, or the receiver said so in a header. */
       readonly permanent: boolean;
-      /** Of a 3xx, which is not followed: where it points, without credentials, query and fragment. */
-      readonly location?: string;
     })
-  | {
+  | (Attempted & {
       readonly kind: "failed";
       readonly error: AttemptError;
       /** For the tenant; tells nothing about the network that this server stands in. */
       readonly detail: string;
-      readonly durationMs: number;
-    };
+    });
 
 /** The one way out of this server. */
 export interface Egress extends AsyncDisposable {
   /**
    * Makes one attempt. Never throws for anything that the network or the receiver does.
-   * Throws for faults of the caller: Refusal when `headers` break `checkHeaders`, RangeError when `sign` refuses the id
-   * or a secret, when `contentType` cannot be a header, or when `timeoutMs` is not in 1 to 2^31 - 1.
+   * Throws for faults of the caller: Refusal when `headers` break `checkHeaders`, whatever
+   * `open` throws, RangeError when `sign` refuses the id or a secret, when `contentType` cannot be a header, or when `timeoutMs` is not in 1 to 2^31 - 1.
    */
   post(request: OutboundPost): Promise<AttemptOutcome>;
 }
@@ -78,10 +110,14 @@ export interface Egress extends AsyncDisposable {
 /** What an egress works with. `lookup` and `connect` are DNS and TCP, replaced where a test must not reach either. */
 export interface EgressOptions {
   readonly policy: TargetPolicy;
+  /** Opens what is sealed for that place. Called while a request is made, and nothing that it returns is kept. */
+  readonly open: (sealed: string, place: Place) => string;
   readonly lookup?: Lookup;
   readonly connect?: Connect;
-  /** Unix time in milliseconds, for the signature and for Retry-After dates. */
+  /** Unix time in milliseconds, for requests that do not say what time it is. */
   readonly now?: () => number;
+  /** Whether that is the time for all requests, whatever they say: where theirs is virtual, as receivers live in this one. */
+  readonly ownTime?: boolean;
   /** The value of user-agent, unless a request's headers carry one. */
   readonly userAgent?: string;
 }
@@ -89,9 +125,11 @@ export interface EgressOptions {
 /** Opens the way out. Disposing of it cancels what is in flight and closes every connection. */
 export function createEgress({
   policy,
+  open,
   lookup = createLookup(),
   connect = createConnector({ ownPorts: wildcardPorts(policy) }),
   now = Date.now,
+  ownTime = false,
   userAgent = "Carillon",
 }: EgressOptions): Egress {
   const pools = new ConnectionPools(connect);
@@ -99,8 +137,15 @@ export function createEgress({
 
   async function post(request: OutboundPost): Promise<AttemptOutcome> {
     const started = performance.now();
-    const durationMs = (): number => Math.round(performance.now() - started);
-    const headers = requestHeaders(request, now(), userAgent);
+    const timings: Timings = {};
+    const atMs = ownTime ? undefined : request.at?.getTime();
+    const nowMs = atMs === undefined ? now : () => Math.round(atMs + performance.now() - started);
+    const headers = requestHeaders(request, open, nowMs(), userAgent);
+    const attempted = (): Attempted => ({
+      durationMs: Math.round(performance.now() - started),
+      timings,
+      requestHeaders: shownRequestHeaders(headers),
+    });
     if (!(request.timeoutMs >= 1 && request.timeoutMs < 2 ** 31)) throw new RangeError("timeoutMs");
 
     // A timer of our own rather than AbortSignal.timeout, whose timer would stay behind for up to a quarter of an hour.
@@ -113,11 +158,11 @@ export function createEgress({
     try {
       signal.throwIfAborted();
       const target = parseTarget("url", request.url, policy);
-      const answer = await send(target, headers, request.body, signal);
-      return outcomeOf(answer, target, now(), durationMs());
+      const answer = await send(request, target, headers, signal, timings);
+      return outcomeOf(answer, target, nowMs(), attempted());
     } catch (error) {
       const failure = failureOf(error, signal);
-      return { kind: "failed", error: failure.error, detail: failure.detail, durationMs: durationMs() };
+      return { kind: "failed", error: failure.error, detail: failure.detail, ...attempted() };
     } finally {
       clearTimeout(timer);
     }
@@ -125,16 +170,19 @@ export function createEgress({
 
   /** Tries the addresses of the target in turn until one takes the connection. */
   async function send(
+    { body, owner: { projectId } }: OutboundPost,
     target: Target,
     headers: Record<string, string>,
-    body: Uint8Array,
     signal: AbortSignal,
+    timings: Timings,
   ): Promise<Answer> {
+    const resolvingMs = performance.now();
     const addresses = (await resolveTarget(target, policy, lookup, signal)).slice(0, MAX_ADDRESSES_TRIED);
+    if (parseAddress(target.host) === undefined) timings.dnsMs = msSince(resolvingMs);
     for (const [index, address] of addresses.entries()) {
-      using lease = pools.borrow(target, address);
+      using lease = pools.borrow(projectId, target, address);
       try {
-        return await exchange(lease.pool, { path: target.path, headers, body }, signal);
+        return await exchange(lease.pool, { path: target.path, headers, body }, signal, timings);
       } catch (error) {
         const refused = error instanceof AttemptFailure && error.error === "connect_failed";
         if (!refused || index === addresses.length - 1) throw error;
@@ -152,53 +200,76 @@ export function createEgress({
   };
 }
 
-function requestHeaders(request: OutboundPost, nowMs: number, userAgent: string): Record<string, string> {
+function requestHeaders(
+  request: OutboundPost,
+  open: EgressOptions["open"],
+  nowMs: number,
+  userAgent: string,
+): Record<string, string> {
   if (!isHeaderValue(request.contentType)) throw new RangeError("contentType cannot be a header");
-  const { id, body, secrets } = request;
+  const { id, body, signers, owner } = request;
+  const given = Object.entries(request.headers).map(([name, value]): [string, string] =>
+    value.startsWith(SEALED_HEADER_MARK)
+      ? [name, open(value.slice(SEALED_HEADER_MARK.length), headerPlace(owner, name))]
+      : [name, value],
+  );
+  const keys = (algorithm: SigningAlgorithm): string[] =>
+    signers
+      .filter((signer) => signer.algorithm === algorithm)
+      .map((signer) => open(signer.sealed, keyPlace(signer, algorithm)));
   return {
     "content-type": request.contentType,
     "user-agent": userAgent,
-    ...checkHeaders("headers", request.headers),
+    ...checkHeaders("headers", Object.fromEntries(given), HEADER_SOURCES),
     ...Object.fromEntries(Object.entries(request.about).map(([name, value]) => [`carillon-${name}`, value])),
     // Nothing is decompressed here, so nothing is asked for that would have to be.
     "accept-encoding": "identity",
-    ...sign({ id, timestampSeconds: Math.floor(nowMs / 1_000), body, secrets }),
+    ...sign({
+      id,
+      timestampSeconds: Math.floor(nowMs / 1_000),
+      body,
+      secrets: keys("v1"),
+      privateKeys: keys("v1a"),
+    }),
   };
 }
 
-function outcomeOf(answer: Answer, target: Target, nowMs: number, durationMs: number): AttemptOutcome {
-  const { status, body: responseBody, bodyComplete: responseComplete } = answer;
-  const answered: Answered = { status, durationMs, responseBody, responseComplete };
+function outcomeOf(answer: Answer, target: Target, nowMs: number, attempted: Attempted): AttemptOutcome {
+  const { status, headers, body: responseBody, bodyComplete: responseComplete } = answer;
+  const { abort, disable, retryInMs, retryAfterMs } = receiverControl(status, headers, nowMs);
+  const location = status >= 300 && status < 400 ? redacted(firstValue(headers, "location"), target) : undefined;
+  const answered: Answered = {
+    ...attempted,
+    status,
+    responseHeaders: { ...shownResponseHeaders(headers), ...(location !== undefined && { location }) },
+    responseBody,
+    responseComplete,
+    disable,
+  };
   if (status >= 200 && status < 300) return { kind: "delivered", ...answered };
 
-  const wait = firstOf(answer.headers, "retry-after");
-  const waitMs = wait === undefined ? undefined : retryAfterMs(wait, nowMs);
-  const location = status >= 300 && status < 400 ? redacted(firstOf(answer.headers, "location"), target) : undefined;
   return {
     kind: "rejected",
     ...answered,
-    permanent: status === 410,
-    ...(waitMs === undefined ? {} : { retryAfterMs: waitMs }),
-    ...(location === undefined ? {} : { location }),
+    throttled: status === 429 || status === 503,
+    permanent: abort || disable,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    ...(retryInMs === undefined ? {} : { retryInMs }),
   };
 }
 
-function firstOf(headers: IncomingHttpHeaders, name: string): string | undefined {
-  const value = headers[name];
-  return Array.isArray(value) ? value[0] : value;
-}
-
+/** Where a redirect points, as it is recorded. */
 function redacted(location: string | undefined, target: Target): string | undefined {
   const url = location === undefined ? null : URL.parse(location, target.href);
   if (url === null || !/^https?:$/.test(url.protocol)) return undefined;
-  return (url.origin + url.pathname).slice(0, 512);
+  return (url.origin + url.pathname).slice(0, MAX_VALUE);
 }
 
 function failureOf(error: unknown, signal: AbortSignal): AttemptFailure {
   if (error instanceof AttemptFailure) return error;
   if (signal.aborted) return new AttemptFailure("cancelled", "the attempt was given up", { cause: error });
   if (error instanceof Refusal)
-    return new AttemptFailure("blocked_address", "the target is not allowed", { cause: error });
+    return new AttemptFailure("blocked_address", "the target's address is not allowed", { cause: error });
   throw error;
 }
 

@@ -70,7 +70,7 @@ async function addressesOf(
 
 /** Whether a request to the target may be sent to the address: the last judge, which sees the very one dialled. */
 function mayDial(policy: TargetPolicy, { host, port, tls }: Target, address: Address): boolean {
-  const verdict = classify(address);
+  const verdict = classify(address, policy.nat64);
   if (verdict.kind === "never" || isOwn(policy, address, port)) return false;
   if (allowsHost(policy, host, port) || allowsAddress(policy, address, port)) return true;
   if (policy.allowLoopback && isLoopback(address) && (host === "localhost" || parseAddress(host) !== undefined)) {

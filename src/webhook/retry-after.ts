@@ -1,5 +1,5 @@
 /** The longest wait that a receiver can ask for: a day. Above it lies a mistake or an attempt to park the work. */
-const MAX_RETRY_AFTER_MS = 86_400_000;
+export const MAX_ASKED_MS = 86_400_000;
 
 /** A date in the form that HTTP sends (RFC 9110 section 5.6.7), not whatever else Date.parse would accept. */
 const HTTP_DATE = /^(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT$/;
@@ -18,5 +18,5 @@ export function retryAfterMs(value: string, nowMs: number): number | undefined {
   } else {
     return undefined;
   }
-  return Number.isNaN(waitMs) ? undefined : Math.min(Math.max(waitMs, 0), MAX_RETRY_AFTER_MS);
+  return Number.isNaN(waitMs) ? undefined : Math.min(Math.max(waitMs, 0), MAX_ASKED_MS);
 }

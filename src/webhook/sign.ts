@@ -1,4 +1,5 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { isOfKeyPair, signWithPrivateKey, verifyWithPublicKey } from "./key-pair.ts";
 
 /** The prefix of secrets that are base64 of the key's bytes. */
 const PREFIX = "whsec_";
@@ -14,36 +15,44 @@ export interface SignatureHeaders {
 }
 
 /**
- * Signs a body for Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`, one `v1,<base64>` for each secret, so that
- * a receiver that knows either the old or the new secret can verify during a rotation.
- * Throws RangeError when there is no secret, when a secret is malformed (see `isSecret`), when `id` is empty, has a dot
- * or is not plain ASCII, or when the timestamp is not a whole number of seconds.
+ * Signs a body for Standard Webhooks, over `id.timestamp.body`: `v1,<base64>` by HMAC-SHA256 for each secret, then
+ * `v1a,<base64>` by Ed25519 for each private key, so that a receiver that knows either the old or the new one can verify
+ * during a rotation.
+ * Throws RangeError when there is no secret, when a secret (see `isSecret`) or key is malformed, when `id` is empty, has a
+ * dot or is not plain ASCII, or when the timestamp is not a whole number of seconds.
  */
 export function sign(message: {
   readonly id: string;
   readonly timestampSeconds: number;
   readonly body: Uint8Array;
   readonly secrets: readonly string[];
+  /** `whsk_…` */
+  readonly privateKeys?: readonly string[];
 }): SignatureHeaders {
-  const { id, timestampSeconds, body, secrets } = message;
+  const { id, timestampSeconds, body, secrets, privateKeys = [] } = message;
   // A dot would let one id and timestamp be read as another pair.
   if (!/^[!-\-/-~]+$/.test(id)) throw new RangeError("a webhook id is printable ASCII without dots");
   if (!Number.isSafeInteger(timestampSeconds) || timestampSeconds < 0) throw new RangeError("timestampSeconds");
   if (secrets.length === 0) throw new RangeError("a request is signed with at least one secret");
   const timestamp = String(timestampSeconds);
+  const signed = privateKeys.length === 0 ? undefined : signedBytes(id, timestamp, body);
   return {
     "webhook-id": id,
     "webhook-timestamp": timestamp,
-    "webhook-signature": secrets
-      .map((secret) => `v1,${mac(keyOf(secret), id, timestamp, body).toString("base64")}`)
-      .join(" "),
+    "webhook-signature": [
+      ...secrets.map((secret) => `v1,${mac(keyOf(secret), id, timestamp, body).toString("base64")}`),
+      ...(signed === undefined
+        ? []
+        : privateKeys.map((key) => `v1a,${signWithPrivateKey(key, signed).toString("base64")}`)),
+    ].join(" "),
   };
 }
 
 /**
- * Whether the headers carry a `v1` signature of exactly these body bytes under the secret, made at most
- * `toleranceSeconds` (300) before or after `nowSeconds`. `headers` has lower-case names, as Node gives them.
- * Takes the same time whichever byte of a signature differs. Throws RangeError when the secret is malformed.
+ * Whether the headers carry a signature of exactly these body bytes, made at most `toleranceSeconds` (300) before or after
+ * `nowSeconds`: a `v1` one under the secret or, where `secret` is a public key (`whpk_…`), a `v1a` one by its pair.
+ * `headers` has lower-case names, as Node gives them. Takes the same time whichever byte of a signature differs.
+ * Throws RangeError when the secret or key is malformed.
  */
 export function verify(
   headers: Readonly<Record<string, string | readonly string[] | undefined>>,
@@ -51,12 +60,19 @@ export function verify(
   secret: string,
   { nowSeconds, toleranceSeconds = DEFAULT_TOLERANCE_SECONDS }: { nowSeconds: number; toleranceSeconds?: number },
 ): boolean {
-  const key = keyOf(secret);
+  const key = isOfKeyPair(secret) ? undefined : keyOf(secret);
   const id = headers["webhook-id"];
   const timestamp = headers["webhook-timestamp"];
   const signatures = headers["webhook-signature"];
   if (typeof id !== "string" || typeof timestamp !== "string" || typeof signatures !== "string") return false;
   if (!/^\d{1,15}$/.test(timestamp) || Math.abs(nowSeconds - Number(timestamp)) > toleranceSeconds) return false;
+  if (key === undefined) {
+    const signed = signedBytes(id, timestamp, body);
+    return signatures
+      .split(" ")
+      .filter((signature) => signature.startsWith("v1a,"))
+      .some((signature) => verifyWithPublicKey(secret, signed, Buffer.from(signature.slice(4), "base64")));
+  }
   const expected = mac(key, id, timestamp, body);
   return signatures.split(" ").some((signature) => {
     if (!signature.startsWith("v1,")) return false;
@@ -70,8 +86,12 @@ export function newSecret(): string {
   return PREFIX + randomBytes(32).toString("base64");
 }
 
-/** Whether text can be a secret: not empty, and with the prefix `whsec_` followed by padded base64 of a byte or more. */
+/**
+ * Whether text can be a secret: not empty, with the prefix `whsec_` followed by padded base64 of a byte or more, and no
+ * half of a key pair.
+ */
 export function isSecret(secret: string): boolean {
+  if (isOfKeyPair(secret)) return false;
   if (!secret.startsWith(PREFIX)) return secret !== "";
   const encoded = secret.slice(PREFIX.length);
   return encoded !== "" && Buffer.from(encoded, "base64").toString("base64") === encoded;
@@ -80,6 +100,10 @@ export function isSecret(secret: string): boolean {
 function keyOf(secret: string): Buffer {
   if (!isSecret(secret)) throw new RangeError("the webhook secret is malformed");
   return secret.startsWith(PREFIX) ? Buffer.from(secret.slice(PREFIX.length), "base64") : Buffer.from(secret, "utf8");
+}
+
+function signedBytes(id: string, timestamp: string, body: Uint8Array): Buffer {
+  return Buffer.concat([Buffer.from(`${id}.${timestamp}.`), body]);
 }
 
 function mac(key: Buffer, id: string, timestamp: string, body: Uint8Array): Buffer {

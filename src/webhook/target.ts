@@ -1,5 +1,14 @@
 import { Refusal } from "../errors.ts";
-import { type Address, classify, isLoopback, type Network, parseAddress, parseNetwork, within } from "./address.ts";
+import {
+  type Address,
+  classify,
+  isLoopback,
+  isNat64Prefix,
+  type Network,
+  parseAddress,
+  parseNetwork,
+  within,
+} from "./address.ts";
 import { brokenNameRule, isMetadataName, isPublicName, isPublicPort } from "./host-rules.ts";
 
 /** One thing the operator opened: a network (on one port, or on every port), or a host name on one port. */
@@ -17,6 +26,8 @@ export interface TargetPolicy {
   /** Loopback addresses and the name `localhost`, with any port, over http too: for development. */
   readonly allowLoopback: boolean;
   readonly allow: AllowList;
+  /** Prefixes of this network's NAT64 gateways: an address behind one leads to the IPv4 address in it, and is judged by that. */
+  readonly nat64?: readonly Network[];
   /**
    * Where this server itself can be reached; never a target. A `host` of `0.0.0.0` or `::` means every address of this
    * machine.
@@ -35,6 +46,22 @@ export function parseAllowList(text: string): AllowList {
     .map((entry) => entry.trim())
     .filter((entry) => entry !== "")
     .map(parseEntry);
+}
+
+/**
+ * Parses the operator's NAT64 prefixes: IPv6 networks of 32, 40, 48, 56, 64 or 96 bits between commas. Empty text is none.
+ * Throws RangeError that names the entry that is none of these.
+ */
+export function parseNat64Prefixes(text: string): readonly Network[] {
+  return text
+    .split(",")
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== "")
+    .map((entry) => {
+      const network = parseNetwork(entry);
+      if (network !== undefined && isNat64Prefix(network)) return network;
+      throw new RangeError(`${JSON.stringify(entry)} is no IPv6 network of 32, 40, 48, 56, 64 or 96 bits`);
+    });
 }
 
 function parseEntry(entry: string): AllowEntry {
@@ -148,7 +175,7 @@ export function parseTarget(field: string, url: string, policy: TargetPolicy): T
   const openedLoopback = policy.allowLoopback && loopback;
 
   if (address !== undefined) {
-    const verdict = classify(address);
+    const verdict = classify(address, policy.nat64);
     if (verdict.kind === "never") throw refuse(`the address is not allowed (${verdict.reason})`);
     if (isOwn(policy, address, port)) throw refuse("the address is this server's own");
     if (verdict.kind === "denied" && !opened && !openedLoopback) {

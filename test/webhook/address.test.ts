@@ -3,6 +3,7 @@ import {
   classify,
   classifyText,
   formatAddress,
+  isNat64Prefix,
   parseAddress,
   parseNetwork,
   within,
@@ -40,6 +41,30 @@ test.each(
 )("%j is no address, so it is never dialled", (text) => {
   expect(parseAddress(text)).toBeUndefined();
   expect(classifyText(text).kind).toBe("never");
+});
+
+/** A NAT64 prefix of each length, with where 10.0.2.33, 169.254.169.254 and 8.8.4.4 are behind it by RFC 6052's table. */
+const BEHIND_PREFIXES = [
+  ["2a00:db8::/32", "2a00:db8:a00:221::", "2a00:db8:a9fe:a9fe::", "2a00:db8:808:404::"],
+  ["2a00:db8:100::/40", "2a00:db8:10a:2:21::", "2a00:db8:1a9:fea9:fe::", "2a00:db8:108:804:4::"],
+  ["2a00:db8:122::/48", "2a00:db8:122:a00:2:2100::", "2a00:db8:122:a9fe:a9:fe00::", "2a00:db8:122:808:4:400::"],
+  ["2a00:db8:122:300::/56", "2a00:db8:122:30a:0:221::", "2a00:db8:122:3a9:fe:a9fe::", "2a00:db8:122:308:8:404::"],
+  [
+    "2a00:db8:122:344::/64",
+    "2a00:db8:122:344:a:2:2100:0",
+    "2a00:db8:122:344:a9:fea9:fe00:0",
+    "2a00:db8:122:344:8:804:400:0",
+  ],
+  ["2a00:db8:122:344::/96", "2a00:db8:122:344::a00:221", "2a00:db8:122:344::a9fe:a9fe", "2a00:db8:122:344::808:404"],
+] as const;
+
+test.each(BEHIND_PREFIXES)("behind the NAT64 prefix %s counts the IPv4 address", (text, inside, metadata, outside) => {
+  const prefix = parseNetwork(text);
+  if (prefix === undefined) throw new Error("not parsed");
+  expect(isNat64Prefix(prefix)).toBe(true);
+  const kindOf = (address: string) => classify({ family: 6, value: number(address) }, [prefix]).kind;
+  expect([inside, metadata, outside].map(kindOf)).toEqual(["denied", "never", "public"]);
+  expect(classifyText(inside).kind).toBe("public");
 });
 
 test("every spelling of an IPv6 address is one number", () => {

@@ -9,6 +9,7 @@ import { newSecret } from "../../src/webhook/sign.ts";
 import { parseAllowList } from "../../src/webhook/target.ts";
 import { selfSigned } from "../support/certificate.ts";
 import { type Receiver, type Reply, startReceiver } from "../support/receiver.ts";
+import { openSealed, signersWith } from "../support/signing.ts";
 
 const SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const DEVELOPMENT = { allowHttp: true, allowLoopback: true, allow: [] };
@@ -21,7 +22,8 @@ function post(egress: Egress, url: string, changes: Partial<Parameters<Egress["p
     about: {},
     headers: {},
     id: "msg_1",
-    secrets: [SECRET],
+    owner: { projectId: "project", ownerId: "project" },
+    signers: signersWith(SECRET),
     timeoutMs: 5_000,
     signal: new AbortController().signal,
     ...changes,
@@ -32,7 +34,7 @@ function post(egress: Egress, url: string, changes: Partial<Parameters<Egress["p
 async function pair(reply: Reply = {}, options: Partial<EgressOptions> = {}): Promise<[Egress, Receiver]> {
   const receiver = await startReceiver();
   receiver.respond(reply);
-  const egress = createEgress({ policy: DEVELOPMENT, ...options });
+  const egress = createEgress({ open: openSealed, policy: DEVELOPMENT, ...options });
   onTestFinished(async () => {
     await egress[Symbol.asyncDispose]();
     await receiver[Symbol.asyncDispose]();
@@ -104,7 +106,7 @@ describe("a request", () => {
   test("is verified by the standardwebhooks package as it arrived, and not with one byte changed", async () => {
     const [egress, receiver] = await pair();
     const rotated = newSecret();
-    await post(egress, receiver.url, { secrets: [SECRET, rotated] });
+    await post(egress, receiver.url, { signers: signersWith(SECRET, rotated) });
     const { body, headers } = await receiver.next();
     for (const secret of [SECRET, rotated]) {
       const webhook = new Webhook(secret);
@@ -133,7 +135,7 @@ describe("a request", () => {
     const [egress, receiver] = await pair();
     await expect(post(egress, receiver.url, { headers: { host: "other" } })).rejects.toThrow(/reserved/);
     await expect(post(egress, receiver.url, { contentType: "a\r\nx: y" })).rejects.toThrow(RangeError);
-    await expect(post(egress, receiver.url, { secrets: [] })).rejects.toThrow(RangeError);
+    await expect(post(egress, receiver.url, { signers: [] })).rejects.toThrow(RangeError);
     await expect(post(egress, receiver.url, { timeoutMs: 0 })).rejects.toThrow(RangeError);
     expect(receiver.count).toBe(0);
   });
@@ -146,11 +148,11 @@ describe("an answer", () => {
   });
 
   test.each([400, 401, 404, 429, 500, 503])("of status %i is rejected, and not for good", async (status) => {
-    const [egress, receiver] = await pair({ status, body: "no" });
+    const [egress, receiver] = await pair({ status, body: "no", headers: { location: "/there" } });
     const outcome = await post(egress, receiver.url);
     expect(outcome).toMatchObject({ kind: "rejected", status, permanent: false });
     expect(outcome).not.toHaveProperty("retryAfterMs");
-    expect(outcome).not.toHaveProperty("location");
+    expect(outcome).not.toHaveProperty("responseHeaders.location");
     expect(bodyOf(outcome)).toBe("no");
   });
 
@@ -169,7 +171,7 @@ describe("an answer", () => {
       kind: "rejected",
       status,
       permanent: false,
-      location: `${elsewhere.url}/next`,
+      responseHeaders: { location: `${elsewhere.url}/next` },
     });
     expect(elsewhere.count + elsewhere.connections).toBe(0);
     expect(receiver.count).toBe(1);
@@ -183,7 +185,7 @@ describe("an answer", () => {
   ])("with Location %s records %s", async (location, recorded) => {
     const [egress, receiver] = await pair({ status: 302, headers: { location } });
     const outcome = await post(egress, receiver.url);
-    expect(outcome.kind === "rejected" && outcome.location).toBe(recorded && receiver.url + recorded);
+    expect(outcome.kind !== "failed" && outcome.responseHeaders["location"]).toBe(recorded && receiver.url + recorded);
   });
 
   test("hands on Retry-After in seconds and as a date", async () => {
@@ -354,9 +356,9 @@ describe("an attempt fails", () => {
     const [egress, receiver] = await pair(
       {},
       {
-        connect: async (endpoint, signal) => {
+        connect: async (endpoint, signal, timings) => {
           await gate;
-          const socket = await connect(endpoint, signal);
+          const socket = await connect(endpoint, signal, timings);
           setImmediate(onConnected);
           return socket;
         },
@@ -416,11 +418,12 @@ describe("connections", () => {
     const refuse = createConnector();
     const tried: bigint[] = [];
     await using egress = createEgress({
+      open: openSealed,
       policy: { allowHttp: false, allowLoopback: false, allow: parseAllowList(`hook.example.com:${port}`) },
       lookup: async () => ["127.0.0.9", "127.0.0.1"],
-      connect: (endpoint, signal) => {
+      connect: (endpoint, signal, timings) => {
         tried.push(endpoint.address.value & 0xffn);
-        return refuse(endpoint.address.value === 0x7f000009n ? { ...endpoint, port: 1 } : endpoint, signal);
+        return refuse(endpoint.address.value === 0x7f000009n ? { ...endpoint, port: 1 } : endpoint, signal, timings);
       },
     });
     expect(await post(egress, `http://hook.example.com:${port}/`)).toMatchObject({ kind: "delivered" });
@@ -433,6 +436,7 @@ describe("connections", () => {
     await using receiver = await startReceiver();
     const answers = [["127.0.0.1"], ["127.0.0.1"], ["127.0.0.3"]];
     await using egress = createEgress({
+      open: openSealed,
       policy: { allowHttp: false, allowLoopback: false, allow: parseAllowList("127.0.0.1") },
       lookup: async () => answers.shift() ?? [],
     });
@@ -460,14 +464,21 @@ describe("connections", () => {
   test("to this server itself are refused, by address and through a wildcard", async () => {
     await using receiver = await startReceiver();
     for (const host of ["127.0.0.1", "0.0.0.0", "::"]) {
-      await using egress = createEgress({ policy: { ...DEVELOPMENT, ownAddresses: [{ host, port: receiver.port }] } });
+      await using egress = createEgress({
+        open: openSealed,
+        policy: { ...DEVELOPMENT, ownAddresses: [{ host, port: receiver.port }] },
+      });
       expect(await post(egress, receiver.url)).toMatchObject({ error: "blocked_address" });
       const byName = await post(egress, `http://localhost:${receiver.port}/`);
       // With IPv4 alone its own, the name may still mean somebody else's port on ::1.
       expect(byName).toMatchObject({ error: host === "127.0.0.1" ? "connect_failed" : "blocked_address" });
     }
     // Through the connector alone, as for an address of this machine that the policy cannot know.
-    await using egress = createEgress({ policy: DEVELOPMENT, connect: createConnector({ ownPorts: [receiver.port] }) });
+    await using egress = createEgress({
+      open: openSealed,
+      policy: DEVELOPMENT,
+      connect: createConnector({ ownPorts: [receiver.port] }),
+    });
     expect(await post(egress, receiver.url)).toMatchObject({ error: "blocked_address" });
     expect(receiver.count).toBe(0);
   });
@@ -479,12 +490,95 @@ describe("connections", () => {
   });
 });
 
+describe("what is known of an attempt", () => {
+  test("is where its time went, with the connection only where one was opened", async () => {
+    const name = "hook.example.com";
+    const certificate = selfSigned([name]);
+    await using receiver = await startReceiver({ tls: certificate });
+    await using egress = createEgress({
+      open: openSealed,
+      policy: { allowHttp: false, allowLoopback: false, allow: parseAllowList(`${name}:${receiver.port}`) },
+      lookup: async () => ["127.0.0.1"],
+      connect: createConnector({ ca: certificate.cert }),
+    });
+    const url = `https://${name}:${receiver.port}/`;
+    const first = await post(egress, url);
+    const { dnsMs = -1, connectMs = -1, tlsMs = -1, firstByteMs = -1 } = first.timings;
+    for (const ms of [dnsMs, connectMs, tlsMs, firstByteMs]) expect(ms).toBeGreaterThanOrEqual(0);
+    expect(dnsMs + connectMs + tlsMs + firstByteMs).toBeLessThan(first.durationMs + 2);
+    expect(tlsMs).toBeGreaterThan(0);
+    // The connection is free again when undici has seen the end of the answer.
+    await new Promise(setImmediate);
+    const second = await post(egress, url);
+    expect(Object.keys(second.timings).toSorted()).toEqual(["dnsMs", "firstByteMs"]);
+  });
+
+  test("is what was reached before it failed", async () => {
+    const [egress, receiver] = await pair({ reset: "before_headers" });
+    const { kind, timings } = await post(egress, receiver.url);
+    expect([kind, Object.keys(timings)]).toEqual(["failed", ["connectMs"]]);
+  });
+
+  test("is what was sent, without credentials and without the signature", async () => {
+    const [egress, receiver] = await pair();
+    const headers = { authorization: "Bearer x", "x-api-key": "y", "x-shop": "7" };
+    const { requestHeaders } = await post(egress, receiver.url, { headers });
+    expect(requestHeaders).toMatchObject({
+      authorization: "***",
+      "x-api-key": "***",
+      "x-shop": "7",
+      "webhook-id": "msg_1",
+      "webhook-signature": "***",
+    });
+    expect((await receiver.next()).headers).toMatchObject({ authorization: "Bearer x" });
+  });
+
+  test("is what was answered, without cookies and without the name of the software", async () => {
+    const headers = { "x-request-id": "7".repeat(300), server: "nginx", "set-cookie": "a=b", "retry-after": "1" };
+    const [egress, receiver] = await pair({ status: 503, headers });
+    const outcome = await post(egress, receiver.url);
+    if (outcome.kind === "failed") return expect.fail();
+    expect(outcome.responseHeaders).toMatchObject({ "x-request-id": "7".repeat(256), "retry-after": "1" });
+    expect(Object.keys(outcome.responseHeaders)).not.toEqual(expect.arrayContaining(["server"]));
+    expect(Object.keys(outcome.responseHeaders)).not.toEqual(expect.arrayContaining(["set-cookie"]));
+  });
+});
+
+describe("what a receiver asks for", () => {
+  test.each([
+    [{ status: 410 }, { kind: "rejected", permanent: true, disable: true, throttled: false }],
+    [
+      { status: 500, headers: { "carillon-control": "abort" } },
+      { permanent: true, disable: false },
+    ],
+    [
+      { status: 500, headers: { "webhook-delivery": "disable" } },
+      { permanent: true, disable: true },
+    ],
+    [
+      { status: 200, headers: { "carillon-control": "disable" } },
+      { kind: "delivered", disable: true },
+    ],
+    [{ status: 200 }, { kind: "delivered", disable: false }],
+    [{ status: 503 }, { throttled: true, permanent: false }],
+    [
+      { status: 429, headers: { "ratelimit-reset": "9" } },
+      { throttled: true, retryAfterMs: 9_000 },
+    ],
+    [{ status: 500, headers: { "carillon-control": "retry-at=0" } }, { retryInMs: 0 }],
+  ])("by %j is in the outcome", async (reply, expected) => {
+    const [egress, receiver] = await pair(reply);
+    expect(await post(egress, receiver.url)).toMatchObject(expected);
+  });
+});
+
 describe("TLS", () => {
   const name = "hook.example.com";
 
   async function attempt(certificate: { cert: string; key: string }, ca = certificate.cert): Promise<AttemptOutcome> {
     await using receiver = await startReceiver({ tls: certificate });
     await using egress = createEgress({
+      open: openSealed,
       policy: { allowHttp: false, allowLoopback: false, allow: parseAllowList(`${name}:${receiver.port}`) },
       lookup: async () => ["127.0.0.1"],
       connect: createConnector({ ca }),
@@ -523,9 +617,17 @@ describe("TLS", () => {
   test("verifies the address when the target is an address", async () => {
     const certificate = selfSigned(["127.0.0.1"]);
     await using receiver = await startReceiver({ tls: certificate });
-    await using egress = createEgress({ policy: DEVELOPMENT, connect: createConnector({ ca: certificate.cert }) });
+    await using egress = createEgress({
+      open: openSealed,
+      policy: DEVELOPMENT,
+      connect: createConnector({ ca: certificate.cert }),
+    });
     expect(await post(egress, receiver.url)).toMatchObject({ kind: "delivered" });
-    await using other = createEgress({ policy: DEVELOPMENT, connect: createConnector({ ca: selfSigned([]).cert }) });
+    await using other = createEgress({
+      open: openSealed,
+      policy: DEVELOPMENT,
+      connect: createConnector({ ca: selfSigned([]).cert }),
+    });
     expect(await post(other, receiver.url)).toMatchObject({ kind: "failed", error: "tls_failed" });
   });
 

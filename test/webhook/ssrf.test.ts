@@ -1,12 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { Refusal } from "../../src/errors.ts";
 import { formatAddress } from "../../src/webhook/address.ts";
-import type { Connect } from "../../src/webhook/connect.ts";
+import { type Connect, createConnector } from "../../src/webhook/connect.ts";
 import { AttemptFailure } from "../../src/webhook/failure.ts";
+import { isHeaderValue } from "../../src/webhook/headers.ts";
 import { createEgress, type Egress, type EgressOptions } from "../../src/webhook/post.ts";
 import type { Lookup } from "../../src/webhook/resolve.ts";
-import { checkTarget, parseAllowList, type TargetPolicy } from "../../src/webhook/target.ts";
-import { CLOSED_ANSWERS, CLOSED_URLS } from "./corpus.ts";
+import { checkTarget, parseAllowList, parseNat64Prefixes, type TargetPolicy } from "../../src/webhook/target.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { openSealed, signersWith } from "../support/signing.ts";
+import { CLOSED_ANSWERS, CLOSED_IPV4, CLOSED_URLS } from "./corpus.ts";
 
 /** Production, and production with plain http allowed, so that entries cannot pass the test for their scheme alone. */
 const PRODUCTION: TargetPolicy = { allowHttp: false, allowLoopback: false, allow: [] };
@@ -23,7 +26,7 @@ function recording(options: Partial<EgressOptions>): Egress & { readonly dials: 
     dials.push(`${tls ? "tls" : "tcp"} ${formatAddress(address)} ${port} ${servername ?? "-"}`);
     throw new AttemptFailure("connect_failed", "no connection could be made");
   };
-  const egress = createEgress({ policy: PRODUCTION, lookup: PUBLIC, connect, ...options });
+  const egress = createEgress({ open: openSealed, policy: PRODUCTION, lookup: PUBLIC, connect, ...options });
   return { ...egress, [Symbol.asyncDispose]: () => egress[Symbol.asyncDispose](), dials };
 }
 
@@ -35,7 +38,8 @@ function post(egress: Egress, url: string) {
     about: {},
     headers: {},
     id: "msg_1",
-    secrets: ["secret"],
+    owner: { projectId: "project", ownerId: "project" },
+    signers: signersWith("secret"),
     timeoutMs: 5_000,
     signal: new AbortController().signal,
   });
@@ -140,18 +144,44 @@ describe("what no allow-list opens", () => {
   });
 });
 
+describe("behind a NAT64 prefix of the operator's", () => {
+  const policy = { ...WITH_HTTP, nat64: parseNat64Prefixes("2a00:db8:64::/96") };
+  const behind = (dotted: string) => `2a00:db8:64::${dotted}`;
+
+  test.each(CLOSED_IPV4.flat())("%s is not dialled, as a literal or as an answer", async (dotted) => {
+    await using egress = recording({ policy, lookup: async () => [behind(dotted)] });
+    for (const url of [`http://[${behind(dotted)}]/`, "https://name.example.com/"]) {
+      expect(await post(egress, url)).toMatchObject({ error: "blocked_address" });
+    }
+    expect(egress.dials).toEqual([]);
+  });
+
+  test("the metadata address stays closed though the operator opened all that can be opened", async () => {
+    const open = { ...WIDE_OPEN, nat64: parseNat64Prefixes("fd00:64::/96") };
+    await using egress = recording({ policy: open, lookup: async () => ["fd00:64::169.254.170.2"] });
+    expect(await post(egress, "http://name.example.com/")).toMatchObject({ error: "blocked_address" });
+    expect(egress.dials).toEqual([]);
+  });
+
+  test("a public address is dialled", async () => {
+    await using egress = recording({ policy, lookup: async () => [behind("8.8.8.8")] });
+    await post(egress, "https://name.example.com/");
+    expect(egress.dials).toEqual(["tls 2a00:db8:64:0:0:0:808:808 443 name.example.com"]);
+  });
+});
+
 describe("DNS that changes its mind", () => {
-  test("never gets a closed address dialled, in 2,000 flips", async () => {
+  test("never gets a closed address dialled, in 10,000 flips", async () => {
     let asked = 0;
     const answers = [["8.8.8.8"], ["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["::ffff:169.254.169.254"]];
     await using egress = recording({ lookup: async () => answers[asked++ % answers.length] ?? [] });
-    for (let n = 0; n < 2_000; n++) {
+    for (let n = 0; n < 10_000; n++) {
       const outcome = await post(egress, "https://name.example.com/");
       expect(outcome).toMatchObject({ error: n % answers.length === 0 ? "connect_failed" : "blocked_address" });
     }
-    expect(asked).toBe(2_000);
+    expect(asked).toBe(10_000);
     expect(new Set(egress.dials)).toEqual(new Set(["tls 8.8.8.8 443 name.example.com"]));
-    expect(egress.dials).toHaveLength(500);
+    expect(egress.dials).toHaveLength(2_500);
   });
 
   test("is asked once for each attempt, and never for a target that is an address", async () => {
@@ -166,6 +196,48 @@ describe("DNS that changes its mind", () => {
     await post(egress, "https://8.8.4.4/");
     await post(egress, "https://[2606:4700::1111]/");
     expect(asked).toEqual(["name.example.com"]);
+  });
+});
+
+describe("an answer that points to a closed URL", () => {
+  const ways: readonly ((url: string) => { readonly status: number; readonly headers: Record<string, string> })[] = [
+    ...[300, 301, 302, 303, 305, 307, 308].map((status) => (location: string) => ({ status, headers: { location } })),
+    (url) => ({ status: 201, headers: { location: url, "content-location": url } }),
+    (url) => ({ status: 200, headers: { refresh: `0; url=${url}`, link: `<${url}>; rel="preload"` } }),
+    (url) => ({ status: 503, headers: { "alt-svc": `h2="${url.replace(/^https?:/, "")}"; ma=86400` } }),
+    (url) => ({ status: 401, headers: { "www-authenticate": `Bearer realm="${url}"`, location: url } }),
+    (url) => ({ status: 407, headers: { "proxy-authenticate": "Basic", location: url } }),
+  ];
+
+  test("is followed nowhere, though the operator opened all that can be opened", { timeout: 120_000 }, async () => {
+    await using receiver = await startReceiver();
+    const dial = createConnector();
+    const dials: string[] = [];
+    const asked: string[] = [];
+    await using egress = createEgress({
+      open: openSealed,
+      policy: WIDE_OPEN,
+      lookup: async (host) => {
+        asked.push(host);
+        return ["127.0.0.1"];
+      },
+      connect: (endpoint, signal, timings) => {
+        dials.push(`${formatAddress(endpoint.address)} ${endpoint.port} ${endpoint.servername}`);
+        return dial(endpoint, signal, timings);
+      },
+    });
+    // As bytes, so that the names of the corpus that are not ASCII arrive as they are.
+    const urls = CLOSED_URLS.map((url) => Buffer.from(url).toString("latin1")).filter(isHeaderValue);
+    expect(urls.length).toBeGreaterThan(400);
+    for (const [index, url] of urls.entries()) {
+      const reply = ways[index % ways.length]?.(url) ?? expect.fail();
+      receiver.respond(reply);
+      const outcome = await post(egress, `http://hook.example.com:${receiver.port}/`);
+      expect(outcome, JSON.stringify(reply)).toMatchObject({ status: reply.status });
+    }
+    expect(receiver.count).toBe(urls.length);
+    expect(new Set(dials)).toEqual(new Set([`127.0.0.1 ${receiver.port} hook.example.com`]));
+    expect(new Set(asked)).toEqual(new Set(["hook.example.com"]));
   });
 });
 

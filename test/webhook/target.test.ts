@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { Refusal } from "../../src/errors.ts";
-import { checkTarget, parseAllowList } from "../../src/webhook/target.ts";
+import { checkTarget, parseAllowList, parseNat64Prefixes } from "../../src/webhook/target.ts";
 
 const PRODUCTION = { allowHttp: false, allowLoopback: false, allow: [] };
 
@@ -50,6 +50,20 @@ describe("checkTarget", () => {
     expect(checkTarget("url", "https://carillon.example.com:8443/", policy)).toBeDefined();
     expect(checkTarget("url", "https://8.8.8.8/", policy)).toBeDefined();
   });
+});
+
+describe("parseNat64Prefixes", () => {
+  test("takes networks of the lengths that gateways have", () => {
+    expect(parseNat64Prefixes("")).toEqual([]);
+    expect(parseNat64Prefixes(" 2001:db8:64::/96,2001:db8::/32 ").map(({ prefix }) => prefix)).toEqual([96, 32]);
+  });
+
+  test.each(["2001:db8::/33", "2001:db8::1/96", "10.0.0.0/8", "::ffff:10.0.0.0", "2001:db8::", "gateway"])(
+    "refuses %s, and names it",
+    (entry) => {
+      expect(() => parseNat64Prefixes(`2001:db8:64::/96, ${entry}`)).toThrow(JSON.stringify(entry));
+    },
+  );
 });
 
 describe("parseAllowList", () => {
