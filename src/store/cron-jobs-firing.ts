@@ -1,11 +1,12 @@
 import { sql } from "kysely";
-import type { CronJobRow, Db, RunRow, RunState, RunTrigger } from "../db/schema.ts";
-import { admit, type JobPlan, type LiveRuns, type PlannedRun, planJob } from "../domain/firing.ts";
+import type { CronJobRow, Db, RunTrigger } from "../db/schema.ts";
+import { type JobPlan, type LiveRuns, type PlannedRun, planJob, SINGLE, unrecordedFires } from "../domain/firing.ts";
 import type { OverlapPolicy } from "../domain/overlap.ts";
-import { RUN_ERRORS, type RunTransition, retentionSeconds } from "../domain/run.ts";
-import { parseSchedule } from "../domain/schedule.ts";
-import { applyTransition } from "./runs.ts";
-import { releaseWaiting } from "./runs-leasing.ts";
+import { readableScheduleOf, scheduleOf } from "./cron-jobs.ts";
+import { publishRuns, takeTurns } from "./cron-publishing.ts";
+import { clearTheWay, countLive, insertCronRuns, lockLiveRuns, moveJobs } from "./cron-runs.ts";
+import { watchFires } from "./cron-watch.ts";
+import { isMonitor } from "./monitors.ts";
 
 /** A cron job whose fire time has come, as it was read without a lock. */
 export interface DueCronJob {
@@ -37,13 +38,17 @@ type JobToFire = Omit<CronJobRow, "payload" | "headers">;
 export interface Fired {
   /** Cron jobs whose next fire time was moved. */
   readonly jobs: number;
-  /** Runs that are to start. */
+  /** Runs that are to start, those that tell of what has failed among them. */
   readonly runs: number;
+  /** The names of the queues that messages were published to. */
+  readonly queues: readonly string[];
 }
 
 /**
- * Fires the project's due cron jobs in one transaction: records their runs and moves next_run_at. A job that another
- * node holds, or whose next_run_at is not what was read, is left alone: that node has fired it.
+ * Fires the project's due cron jobs in one transaction: records their runs, publishes the messages of those whose target is
+ * a queue, and moves next_run_at. A job that another node holds, or whose next_run_at is not what was read, is left alone:
+ * that node has fired it. One whose FIFO queue somebody else is publishing to for long stays due, so that the others need
+ * not wait for it.
  *
  * @param onUnreadable told of a schedule that this program cannot read any more; its job is completed with a record.
  */
@@ -54,39 +59,113 @@ export async function fireCronJobs(
   onUnreadable: (job: DueCronJob, error: unknown) => void,
 ): Promise<Fired> {
   return db.transaction().execute(async (trx) => {
-    const { jobs, now } = await lockDueJobs(trx, projectId, due);
-    if (now === undefined) return { jobs: 0, runs: 0 };
-    const overlapping = jobs.filter((job) => job.overlap_policy !== "allow").map(({ cron_id }) => cron_id);
-    const live = await lockLiveRuns(trx, projectId, overlapping);
-
-    const planned = jobs.map((job) => {
-      const plan = planOf(job, countLive(live.get(job.cron_id)), now, (error) =>
-        onUnreadable({ projectId, cronId: job.cron_id, nextRunAt: now }, error),
-      );
-      return { job, plan };
-    });
-    const dropped = new Map<string, number>();
-    for (const { job, plan } of planned) {
-      dropped.set(job.cron_id, await clearTheWay(trx, job, plan, live.get(job.cron_id) ?? []));
-    }
-    const runs = await insertCronRuns(
+    const { jobs: locked, now } = await lockDueJobs(trx, projectId, due);
+    if (now === undefined) return { jobs: 0, runs: 0, queues: [] };
+    const taken = await takeTurns(
       trx,
       projectId,
-      planned.flatMap(({ job, plan }) => plan.runs.map((run) => ({ ...run, job }))),
+      locked.flatMap(({ queue }) => queue ?? []),
     );
-    const started = runs.filter(({ state }) => state === "pending");
-    await moveJobs(
-      trx,
-      projectId,
-      planned.map(({ job, plan }) => ({
-        cron_id: job.cron_id,
-        next_run_at: plan.next ?? null,
-        state: plan.next === undefined ? "completed" : "active",
-        started: started.filter((run) => run.cron_id === job.cron_id).length - (dropped.get(job.cron_id) ?? 0),
-      })),
+    const jobs = locked.filter(({ queue }) => queue === null || !taken.has(queue));
+    const fired = await fireLocked(trx, projectId, jobs, now, (cronId, error) =>
+      onUnreadable({ projectId, cronId, nextRunAt: now }, error),
     );
-    return { jobs: jobs.length, runs: started.filter(({ waiting }) => !waiting).length };
+    return { jobs: jobs.length, ...fired };
   });
+}
+
+/** Turns of a job that is brought up to now; each records up to 100 fires. */
+const MAX_TURNS = 10;
+
+/**
+ * Fires what is due by `now` of a cron job that the caller has locked: one that is about to change, so that it is the job as
+ * it was that fires, or a monitor that is pinged. Returns the job as it is then.
+ */
+export async function fireLockedJob(trx: Db, job: CronJobRow, now: Date): Promise<CronJobRow> {
+  let current = job;
+  for (let turn = 0; turn < MAX_TURNS; turn++) {
+    if (current.state !== "active" || current.next_run_at === null || current.next_run_at > now) break;
+    // A schedule that cannot be read any more is recorded as such, and the change may mend it.
+    await fireLocked(trx, job.project_id, [current], now, () => {});
+    current = await trx
+      .selectFrom("cron_jobs")
+      .selectAll()
+      .where("project_id", "=", job.project_id)
+      .where("cron_id", "=", job.cron_id)
+      .executeTakeFirstOrThrow();
+  }
+  return current;
+}
+
+/**
+ * Sees to it that every fire up to `now` has its row, before a caller changes the job that it has locked: what is due of
+ * an active job fires, and the time that a paused or completed one has passed over becomes a row. Returns the job as it is
+ * then.
+ */
+export async function accountFor(trx: Db, stored: CronJobRow, now: Date): Promise<CronJobRow> {
+  const job = await fireLockedJob(trx, stored, now);
+  const schedule = readableScheduleOf(job);
+  if (schedule === undefined || job.state === "deleted") return job;
+  const cause = { active: undefined, paused: "paused", completed: "max_runs" } as const;
+  const rows = unrecordedFires(schedule, job.accounted_until, now, cause[job.state]);
+  await insertCronRuns(
+    trx,
+    job.project_id,
+    rows.map((row) => ({ ...row, job })),
+  );
+  return trx
+    .updateTable("cron_jobs")
+    .set({ accounted_until: now })
+    .where("project_id", "=", job.project_id)
+    .where("cron_id", "=", job.cron_id)
+    .returningAll()
+    .executeTakeFirstOrThrow();
+}
+
+/** Fires jobs whose locks the caller holds. */
+async function fireLocked(
+  trx: Db,
+  projectId: string,
+  jobs: readonly JobToFire[],
+  now: Date,
+  onUnreadable: (cronId: string, error: unknown) => void,
+): Promise<Omit<Fired, "jobs">> {
+  const overlapping = jobs.filter((job) => overlapPolicyOf(job) !== "allow").map(({ cron_id }) => cron_id);
+  const live = await lockLiveRuns(trx, projectId, overlapping);
+
+  const planned = jobs.map((job) => {
+    const plan = planOf(job, countLive(live.get(job.cron_id)), now, (error) => onUnreadable(job.cron_id, error));
+    return { job, plan };
+  });
+  const dropped = new Map<string, number>();
+  for (const { job, plan } of planned) {
+    dropped.set(job.cron_id, await clearTheWay(trx, job, plan, live.get(job.cron_id) ?? []));
+  }
+  const runs = await insertCronRuns(
+    trx,
+    projectId,
+    planned.flatMap(({ job, plan }) => plan.runs.map((run) => ({ ...(isMonitor(job) ? awaited(run) : run), job }))),
+  );
+  await watchFires(trx, projectId, jobs, runs);
+  const started = runs.filter(({ state }) => state === "pending");
+  const { runs: after, queues, failed } = await publishRuns(trx, projectId, jobs, started);
+  await moveJobs(
+    trx,
+    projectId,
+    planned.map(({ job, plan }) => ({
+      cron_id: job.cron_id,
+      next_run_at: plan.next ?? null,
+      state: plan.next === undefined ? "completed" : "active",
+      accounted_until: plan.accountedUntil,
+      started: started.filter((run) => run.cron_id === job.cron_id).length - (dropped.get(job.cron_id) ?? 0),
+    })),
+  );
+  return { runs: after.filter(({ state, waiting }) => state === "pending" && !waiting).length + failed, queues };
+}
+
+/** The run of a monitor is not made here: its record waits for a ping. */
+function awaited(run: PlannedRun): Omit<PlannedRun, "trigger"> & { readonly trigger: RunTrigger } {
+  return run.state === "pending" ? { ...run, trigger: "ping", waiting: true } : run;
 }
 
 async function lockDueJobs(
@@ -95,50 +174,41 @@ async function lockDueJobs(
   due: readonly DueCronJob[],
 ): Promise<{ readonly jobs: readonly JobToFire[]; readonly now: Date | undefined }> {
   const wanted = JSON.stringify(due.map(({ cronId, nextRunAt }) => ({ cron_id: cronId, next_run_at: nextRunAt })));
+  // Once more as an array: it leads to the rows by the primary key, whatever the planner expects of the project's jobs.
+  const cronIds = due.map(({ cronId }) => cronId);
   const { rows } = await sql<JobToFire & { now: Date }>`
-    select j.cron_id, j.project_id, j.name, j.cron_expr, j.timezone, j.secret, j.overlap_policy, j.max_runs,
+    select j.cron_id, j.project_id, j.name, j.url, j.queue, j.cron_expr, j.timezone, j.overlap_policy, j.max_runs,
       j.on_failure_webhook, j.retention_days, j.misfire_policy, j.misfire_window_seconds, j.state, j.next_run_at,
-      j.run_count, carillon_now() as now
+      j.run_count, j.dst_gap, j.dst_overlap, j.start_at, j.end_at, j.spread_seconds, j.jitter_seconds,
+      j.accounted_until, j.expire_after_seconds, j.pause_after_failures,
+      j.start_grace_seconds, j.finish_grace_seconds, j.ping_token, carillon_now() as now
     from jsonb_to_recordset(${wanted}::jsonb) as wanted (cron_id uuid, next_run_at timestamptz)
-    join cron_jobs j on j.project_id = ${projectId} and j.cron_id = wanted.cron_id
-      and j.next_run_at = wanted.next_run_at
+    join cron_jobs j on j.project_id = ${projectId} and j.cron_id = any(${cronIds}::uuid[])
+      and j.cron_id = wanted.cron_id and j.next_run_at = wanted.next_run_at
     where j.state = 'active' order by j.cron_id for no key update of j skip locked`.execute(trx);
   return { jobs: rows, now: rows[0]?.now };
 }
 
-/** Stops leasing of the live runs of these jobs, whose locks the caller holds, and gives them by job, oldest first. */
-async function lockLiveRuns(
-  trx: Db,
-  projectId: string,
-  cronIds: readonly string[],
-): Promise<Map<string, readonly RunRow[]>> {
-  if (cronIds.length === 0) return new Map();
-  const { rows } = await sql<RunRow>`
-    select * from runs where project_id = ${projectId} and cron_id = any(${cronIds}::uuid[])
-      and state in ('pending', 'running', 'retrying')
-    order by fire_at, run_id for no key update`.execute(trx);
-  return Map.groupBy(rows, ({ cron_id }) => cron_id ?? "");
-}
-
-function countLive(runs: readonly RunRow[] = []): LiveRuns {
-  const waiting = runs.filter((run) => run.waiting).length;
-  const retrying = runs.filter((run) => run.state === "retrying").length;
-  return { underWay: runs.length - waiting - retrying, retrying, waiting };
+/** A publish ends at once, so that it is in nobody's way. */
+function overlapPolicyOf({ queue, overlap_policy }: JobToFire): OverlapPolicy {
+  return queue === null ? overlap_policy : "allow";
 }
 
 function planOf(job: JobToFire, live: LiveRuns, now: Date, onUnreadable: (error: unknown) => void): JobPlan {
   const nextRunAt = job.next_run_at ?? now;
   try {
-    const schedule = parseSchedule({ expression: job.cron_expr, timezone: job.timezone, seed: job.cron_id });
     return planJob(
       {
-        schedule,
+        cronId: job.cron_id,
+        schedule: scheduleOf(job),
+        spreading: { spreadSeconds: job.spread_seconds, jitterSeconds: job.jitter_seconds },
         nextRunAt,
         misfirePolicy: job.misfire_policy,
         misfireWindowSeconds: job.misfire_window_seconds,
-        overlapPolicy: job.overlap_policy,
+        overlapPolicy: overlapPolicyOf(job),
         live,
         runsLeft: job.max_runs === null ? undefined : job.max_runs - job.run_count,
+        accountedUntil: job.accounted_until,
       },
       now,
     );
@@ -147,125 +217,20 @@ function planOf(job: JobToFire, live: LiveRuns, now: Date, onUnreadable: (error:
     const text = `the schedule cannot be read any more: ${error instanceof Error ? error.message : error}`;
     const missed: PlannedRun = {
       fireAt: nextRunAt,
+      effectiveAt: nextRunAt,
       trigger: "schedule",
       state: "missed",
       waiting: false,
       error: text,
-      fireCount: 1,
+      ...SINGLE,
     };
-    return { runs: [missed], giveWay: false, cancelPrevious: false, dropWaiting: 0, next: undefined };
+    return {
+      runs: [missed],
+      giveWay: false,
+      cancelPrevious: false,
+      dropWaiting: 0,
+      next: undefined,
+      accountedUntil: now,
+    };
   }
-}
-
-/** Ends the live runs that a plan ends. Returns how many of those that it drops had counted against max_runs. */
-async function clearTheWay(
-  trx: Db,
-  job: JobToFire,
-  plan: Pick<JobPlan, "giveWay" | "cancelPrevious" | "dropWaiting">,
-  live: readonly RunRow[],
-): Promise<number> {
-  const end = (runs: readonly RunRow[], transition: RunTransition) => endRuns(trx, job, runs, transition);
-  if (plan.giveWay) {
-    const between = live.filter(({ state }) => state === "retrying");
-    await end(between, { to: "failed", error: RUN_ERRORS.gaveWay });
-  }
-  if (plan.cancelPrevious) {
-    const previous = live.filter(({ waiting }) => !waiting);
-    await end(previous, { to: "canceled", error: RUN_ERRORS.replaced });
-  }
-  const dropped = live.filter(({ waiting }) => waiting).slice(0, plan.dropWaiting);
-  await end(dropped, { to: "skipped", error: RUN_ERRORS.queueFull });
-  return dropped.filter(({ trigger }) => trigger !== "manual").length;
-}
-
-async function endRuns(trx: Db, job: JobToFire, runs: readonly RunRow[], transition: RunTransition): Promise<void> {
-  for (const run of runs) {
-    const key = { projectId: job.project_id, runId: run.run_id };
-    await applyTransition(trx, key, { states: ["pending", "running", "retrying"] }, transition, job);
-  }
-}
-
-interface NewCronRun {
-  readonly job: Pick<CronJobRow, "cron_id" | "retention_days">;
-  readonly fireAt: Date;
-  readonly trigger: RunTrigger;
-  readonly state: RunState;
-  readonly waiting: boolean;
-  readonly error: string | null;
-  readonly fireCount: number;
-}
-
-/** Records runs of cron jobs; those that a scheduler has recorded before are left as they are. */
-async function insertCronRuns(trx: Db, projectId: string, runs: readonly NewCronRun[]): Promise<RunRow[]> {
-  if (runs.length === 0) return [];
-  const records = runs.map(({ job, fireAt, fireCount, ...run }) => ({
-    ...run,
-    cron_id: job.cron_id,
-    fire_at: fireAt,
-    fire_count: fireCount,
-    kept_seconds: retentionSeconds(job.retention_days),
-  }));
-  // As one parameter, so that the statement's text is the same for any number of runs.
-  const { rows } = await sql<RunRow>`
-    insert into runs (project_id, kind, cron_id, state, trigger, fire_at, run_at, waiting, error, fire_count,
-      finished_at, expires_at)
-    select ${projectId}, 'cron', n.cron_id, n.state, n.trigger, n.fire_at, n.fire_at, n.waiting, n.error, n.fire_count,
-      case when n.state <> 'pending' then carillon_now() end,
-      case when n.state <> 'pending' then carillon_now() + make_interval(secs => n.kept_seconds) end
-    from jsonb_to_recordset(${JSON.stringify(records)}::jsonb) as n (cron_id uuid, state text, trigger text,
-      fire_at timestamptz, waiting boolean, error text, fire_count int, kept_seconds float8)
-    on conflict do nothing returning *`.execute(trx);
-  return rows;
-}
-
-async function moveJobs(
-  trx: Db,
-  projectId: string,
-  moves: readonly { cron_id: string; next_run_at: Date | null; state: string; started: number }[],
-): Promise<void> {
-  await sql`
-    update cron_jobs j set next_run_at = m.next_run_at, state = m.state, run_count = j.run_count + m.started
-    from jsonb_to_recordset(${JSON.stringify(moves)}::jsonb)
-      as m (cron_id uuid, next_run_at timestamptz, state text, started int)
-    where j.project_id = ${projectId} and j.cron_id = m.cron_id`.execute(trx);
-}
-
-/**
- * Records a run of a cron job that was asked for, under the overlap policy. The caller holds the job's lock.
- * The run is pending, or skipped.
- */
-export async function triggerCronJob(trx: Db, job: CronJobRow, policy: OverlapPolicy, now: Date): Promise<RunRow> {
-  const live = (await lockLiveRuns(trx, job.project_id, [job.cron_id])).get(job.cron_id) ?? [];
-  const admission = admit(policy, countLive(live));
-  const dropped = await clearTheWay(
-    trx,
-    job,
-    {
-      giveWay: admission.kind === "start" && admission.giveWay,
-      cancelPrevious: admission.kind === "cancel_previous",
-      dropWaiting: admission.kind === "wait" && admission.dropOldest ? 1 : 0,
-    },
-    live,
-  );
-  if (dropped > 0) {
-    await moveJobs(trx, job.project_id, [
-      { cron_id: job.cron_id, next_run_at: job.next_run_at, state: job.state, started: -dropped },
-    ]);
-  }
-  const skipped = admission.kind === "skip";
-  const [run] = await insertCronRuns(trx, job.project_id, [
-    {
-      job,
-      fireAt: now,
-      trigger: "manual",
-      state: skipped ? "skipped" : "pending",
-      waiting: admission.kind === "wait",
-      error: skipped ? RUN_ERRORS.skipped : null,
-      fireCount: 1,
-    },
-  ]);
-  if (run === undefined) throw new Error("a run by hand met another one");
-  // Runs that wait although none is live are nobody's turn; it does not happen, and it would be for ever.
-  if (run.waiting) await releaseWaiting(trx, job.project_id, job.cron_id);
-  return run;
 }

@@ -1,7 +1,13 @@
 import { type Insertable, sql, type Updateable } from "kysely";
 import type { CronJobRow, CronJobState, Database, Db, RunRow } from "../db/schema.ts";
 import { RUN_ERRORS } from "../domain/run.ts";
+import { parseSchedule, type Schedule } from "../domain/schedule.ts";
+import { Refusal } from "../errors.ts";
+import { publishRuns } from "./cron-publishing.ts";
+import { forgetFires, isWatched, NOT_OVERDUE } from "./cron-watch.ts";
+import { endPingTokens } from "./ping-tokens.ts";
 import { applyTransition, newestRuns } from "./runs.ts";
+import { redirectRuns } from "./runs-parking.ts";
 
 /** Settings of a cron job that nobody described. */
 export const CRON_JOB_DEFAULTS = {
@@ -12,6 +18,10 @@ export const CRON_JOB_DEFAULTS = {
   misfire_policy: "once",
   misfire_window_seconds: 3_600,
   retention_days: 30,
+  dst_gap: "run_after",
+  dst_overlap: "auto",
+  spread_seconds: 0,
+  jitter_seconds: 0,
 } as const;
 
 /** How long a deleted cron job is known as deleted, in days; longer while it still has runs. */
@@ -27,6 +37,32 @@ export type CronJobChanges = Omit<Updateable<Database["cron_jobs"]>, "project_id
 export interface CronJobView {
   readonly job: CronJobRow;
   readonly lastRun: RunRow | undefined;
+}
+
+/** What of a stored cron job its schedule follows from. */
+export type StoredSchedule = Pick<
+  CronJobRow,
+  "cron_id" | "cron_expr" | "timezone" | "dst_gap" | "dst_overlap" | "start_at" | "end_at"
+>;
+
+/** The schedule of a stored cron job. */
+export function scheduleOf(job: StoredSchedule): Schedule {
+  return parseSchedule({
+    expression: job.cron_expr,
+    timezone: job.timezone,
+    seed: job.cron_id,
+    rules: { dstGap: job.dst_gap, dstOverlap: job.dst_overlap, startAt: job.start_at, endAt: job.end_at },
+  });
+}
+
+/** The schedule, or undefined where this program cannot read it any more, of which the scheduler tells. */
+export function readableScheduleOf(job: StoredSchedule): Schedule | undefined {
+  try {
+    return scheduleOf(job);
+  } catch (error) {
+    if (error instanceof Refusal) return undefined;
+    throw error;
+  }
 }
 
 /** An id for a new cron job, and the instant it is created at: its schedule depends on both. */
@@ -97,15 +133,36 @@ export async function listCronJobs(
   return jobs.map((job) => ({ job, lastRun: runs.get(job.cron_id) }));
 }
 
-/** Writes what a caller has changed. */
+/**
+ * Writes what a caller has changed. A job that is paused or resumed, or is not watched any more, is overdue for nothing that
+ * was before.
+ */
 export async function updateCronJob(trx: Db, job: CronJobRow, changes: CronJobChanges): Promise<CronJobRow> {
-  return trx
+  if (typeof changes.url === "string" && changes.url !== job.url) {
+    await redirectRuns(trx, job.project_id, { cronId: job.cron_id }, changes.url);
+  }
+  const changesPause = changes.state !== undefined && (changes.state === "paused") !== (job.state === "paused");
+  const { start_grace_seconds = job.start_grace_seconds, finish_grace_seconds = job.finish_grace_seconds } = changes;
+  const forgets = isWatched(job) && (changesPause || !isWatched({ start_grace_seconds, finish_grace_seconds }));
+  if (forgets) await forgetFires(trx, job);
+  const updated = await trx
     .updateTable("cron_jobs")
-    .set({ ...changes, updated_at: sql<Date>`carillon_now()` })
+    .set({ ...changes, ...(forgets && NOT_OVERDUE), updated_at: sql<Date>`carillon_now()` })
     .where("project_id", "=", job.project_id)
     .where("cron_id", "=", job.cron_id)
     .returningAll()
     .executeTakeFirstOrThrow();
+  return job.queue === null && updated.queue !== null ? publishOpenRuns(trx, updated) : updated;
+}
+
+/** Has the open runs of a job go to the queue that it now publishes to. Returns the job as it is then. */
+async function publishOpenRuns(trx: Db, job: CronJobRow): Promise<CronJobRow> {
+  const { rows } = await sql<RunRow>`
+    select * from runs
+    where project_id = ${job.project_id} and cron_id = ${job.cron_id} and state in ('pending', 'retrying')
+    order by fire_at, run_id for no key update`.execute(trx);
+  await publishRuns(trx, job.project_id, [job], rows);
+  return selectCronJob(trx, job.project_id, job.cron_id).executeTakeFirstOrThrow();
 }
 
 /**
@@ -116,10 +173,12 @@ export async function deleteCronJob(trx: Db, job: CronJobRow): Promise<void> {
   const deleted: CronJobState = "deleted";
   await trx
     .updateTable("cron_jobs")
-    .set({ state: deleted, next_run_at: null, deleted_at: sql<Date>`carillon_now()` })
+    .set({ ...NOT_OVERDUE, state: deleted, next_run_at: null, deleted_at: sql<Date>`carillon_now()` })
     .where("project_id", "=", job.project_id)
     .where("cron_id", "=", job.cron_id)
     .execute();
+  await forgetFires(trx, job);
+  await endPingTokens(trx, job);
   const open = await trx
     .selectFrom("runs")
     .select("run_id")
@@ -152,4 +211,33 @@ export async function pruneCronTombstones(db: Db, limit: number): Promise<number
         and not exists (select from runs r where r.project_id = j.project_id and r.cron_id = j.cron_id)
       limit ${limit}))`.execute(db);
   return Number(numAffectedRows ?? 0n);
+}
+
+/** Active cron jobs that fire alike. */
+export interface CronHerd extends StoredSchedule {
+  readonly spread_seconds: number;
+  readonly jitter_seconds: number;
+  readonly jobs: number;
+}
+
+/**
+ * The active cron jobs of a project that fire before `until` and are no monitors, those with the same schedule together: at most `limit`
+ * schedules, those of most jobs first. Jobs whose fires depend on their id stand alone; of the others `cron_id` is any.
+ */
+export async function cronHerds(db: Db, projectId: string, until: Date, limit: number): Promise<CronHerd[]> {
+  const { rows } = await sql<CronHerd>`
+    select min(cron_id::text)::uuid as cron_id, cron_expr, timezone, dst_gap, dst_overlap, start_at, end_at,
+      spread_seconds, jitter_seconds, count(*)::int as jobs
+    from cron_jobs
+    where project_id = ${projectId} and state = 'active' and next_run_at < ${until} and ping_token is null
+    group by cron_expr, timezone, dst_gap, dst_overlap, start_at, end_at, spread_seconds, jitter_seconds,
+      case when cron_expr ~* 'h' or spread_seconds > 0 or jitter_seconds > 0 then cron_id end
+    order by jobs desc, cron_id limit ${limit}`.execute(db);
+  return rows;
+}
+
+/** The instant now, by the clock that fires are decided by. */
+export async function scheduleNow(db: Db): Promise<Date> {
+  const { rows } = await sql<{ now: Date }>`select carillon_now() as now`.execute(db);
+  return rows[0]?.now ?? new Date(0);
 }

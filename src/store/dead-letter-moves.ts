@@ -1,6 +1,7 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { NIL_UUID } from "../domain/ids.ts";
+import { Refusal } from "../errors.ts";
 import { type DeadLetterFilter, fromDied, IS_FREE, isSelective, isWanted, walkByIndex } from "./dead-letter-filter.ts";
 import type { DeathPosition } from "./dead-letters.ts";
 import { DELETE_PICKED, headStart, lockLane, TURN_SEQ } from "./messages.ts";
@@ -141,10 +142,12 @@ export async function redriveDeadLetters(
   to: QueueRow,
   filter: DeadLetterFilter,
   limit: number,
+  within?: AbortSignal,
 ): Promise<number> {
   let moved = 0;
   let after: DeathPosition | undefined;
   do {
+    checkTime(within);
     const found = await findFreeDeadLetters(trx, queue, filter, { after, limit: Math.min(limit - moved, STEP) });
     moved += await moveDeadLetters(trx, queue, to, found);
     after = found.next;
@@ -152,16 +155,35 @@ export async function redriveDeadLetters(
   return moved;
 }
 
-/** How many dead letters the filter finds that are free, or whether leased or not; with a cut, that died before it. */
+/** @throws Refusal DEAD_LETTERS_TOO_MANY when the time of a walk is over, so that what it did is undone */
+function checkTime(within: AbortSignal | undefined): void {
+  if (within?.aborted) throw new Refusal("DEAD_LETTERS_TOO_MANY");
+}
+
+interface CountOptions {
+  /** Also those that somebody holds. Default false. */
+  readonly leased?: boolean;
+  /** Only what died before it. */
+  readonly cut?: string;
+  /** Aborted when the count is to end. */
+  readonly within?: AbortSignal | undefined;
+}
+
+/**
+ * How many dead letters the filter finds.
+ *
+ * @throws Refusal DEAD_LETTERS_TOO_MANY
+ */
 export async function countDeadLetters(
   db: Db,
   queue: QueueRow,
   filter: DeadLetterFilter,
-  { leased = false, cut }: { readonly leased?: boolean; readonly cut?: string } = {},
+  { leased = false, cut, within }: CountOptions = {},
 ): Promise<number> {
   await walkByIndex(db);
   let count = 0;
   for (let after = NIL_UUID; ; ) {
+    checkTime(within);
     const { rows } = await sql<{ found: number; last: string | null }>`
       with walk as materialized (
         select m.* ${fromDied(queue, filter)} ${before(cut)} and m.message_id > ${after}
@@ -176,16 +198,22 @@ export async function countDeadLetters(
   }
 }
 
-/** Removes the dead letters that the filter finds and that died before the cut, leased or not, and returns how many. */
+/**
+ * Removes the dead letters that the filter finds and that died before the cut, leased or not, and returns how many.
+ *
+ * @throws Refusal DEAD_LETTERS_TOO_MANY when `within` is aborted first
+ */
 export async function purgeDeadLetters(
   trx: Db,
   queue: QueueRow,
   filter: DeadLetterFilter,
   cut: string,
+  within?: AbortSignal,
 ): Promise<number> {
   await walkByIndex(trx);
   let purged = 0;
   for (let after = NIL_UUID; ; ) {
+    checkTime(within);
     // In the order of ids, as all that wait for many messages.
     const { rows } = await sql<{ purged: number; last: string | null }>`
       with walk as materialized (

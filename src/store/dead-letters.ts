@@ -1,15 +1,18 @@
-import { sql } from "kysely";
+import { type SqlBool, sql } from "kysely";
 import type { Db, DeathRecord, QueueRow } from "../db/schema.ts";
+import { formatId } from "../domain/ids.ts";
 import { type DeadLetterFilter, fromDied, fromKept, isSelective, isWanted, walkByIndex } from "./dead-letter-filter.ts";
+import { emitEvents } from "./events.ts";
 import { headStart, lockLane, type MessageRow, TURN_SEQ } from "./messages.ts";
 import { recordWithTransaction } from "./queue-history.ts";
 import { holdQueue } from "./queues.ts";
 
-export interface Burial {
+/** What a message dies of. */
+export interface Death {
+  readonly messageId: string;
   readonly reason: "max_retries" | "rejected";
+  /** Null: the error that it has already. */
   readonly error: string | null;
-  /** Where they go instead of the queue's own choice. */
-  readonly deadLetterQueueId?: string | undefined;
 }
 
 /** Deaths of one message that are remembered: the first, and the latest of the others. */
@@ -19,26 +22,34 @@ const MAX_DEATHS = 50;
  * Makes messages dead letters: they move to the queue's dead letter queue, or to its graveyard when it has none or that
  * one is deleted, and remember where they died and why, and every death before. Their retention starts anew, so that a
  * late death does not shorten it. The time of death is kept to the millisecond, which is all that the API shows, so that
- * `since` and `until` can name it exactly.
+ * `since` and `until` can name it exactly. `chosenQueueId` is where they go instead of the queue's own choice.
  */
 export async function buryMessages(
   trx: Db,
   queue: QueueRow,
-  messageIds: readonly string[],
-  burial: Burial,
+  deaths: readonly Death[],
+  chosenQueueId?: string,
 ): Promise<void> {
+  const messageIds = deaths.map(({ messageId }) => messageId);
   await recordWithTransaction(trx, queue, "dead", messageIds.length);
-  const deadLetterQueue = await holdDeadLetterQueue(trx, queue, burial);
+  const deadLetterQueue = await holdDeadLetterQueue(trx, queue, chosenQueueId);
   const grave = deadLetterQueue?.queue_id ?? queue.graveyard_id;
   if (deadLetterQueue !== undefined) await lockLane(trx, queue.project_id, grave);
   // One that dies by a nack is still leased, and that failure is not counted yet.
   const failures = sql`died.failure_count + (died.lease_expires_at is not null)::int`;
   await sql`
     with turn as (select ${TURN_SEQ} as seq),
-    died as (
+    gone as (
       delete from messages
       where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(${messageIds}::uuid[])
-      returning *, coalesce(${burial.error}::text, error) as last_error, date_trunc('milliseconds', carillon_now()) as died_at
+      returning *
+    ),
+    died as (
+      select gone.*, death.reason, coalesce(death.error, gone.error) as last_error,
+             date_trunc('milliseconds', carillon_now()) as died_at
+      from gone join unnest(
+        ${messageIds}::uuid[], ${deaths.map(({ reason }) => reason)}::text[], ${deaths.map(({ error }) => error)}::text[]
+      ) as death (message_id, reason, error) using (message_id)
     ),
     bodies as (
       delete from message_bodies
@@ -50,16 +61,47 @@ export async function buryMessages(
                             error, published_at, expires_at, source_queue_id, dead_reason, dead_lettered_at)
       select project_id, ${grave}::uuid, message_id, turn.seq + row_number() over (order by died.seq), group_id,
              carillon_now() - ${headStart(deadLetterQueue ?? queue)}, priority, carillon_now(), receive_count, last_error, published_at,
-             carillon_now() + make_interval(days => ${queue.message_retention_days}), queue_id, ${burial.reason}, died_at
+             carillon_now() + make_interval(days => ${queue.message_retention_days}), queue_id, died.reason, died_at
       from died, turn
     )
     insert into message_bodies (project_id, queue_id, message_id, payload, content_type, headers, deaths)
     select bodies.project_id, ${grave}::uuid, bodies.message_id, payload, content_type, headers,
       case when jsonb_array_length(deaths) >= ${MAX_DEATHS}::int then deaths - 1 else coalesce(deaths, '[]') end
-      || jsonb_build_object('queue', ${queue.name}::text, 'reason', ${burial.reason}::text, 'error', died.last_error,
+      || jsonb_build_object('queue', ${queue.name}::text, 'reason', died.reason, 'error', died.last_error,
            'died_at', died.died_at, 'attempts', died.receive_count, 'failures', ${failures},
            'returns', died.return_count, 'expiries', died.expiry_count)
     from bodies join died using (message_id)`.execute(trx);
+  await tellOfDeaths(trx, queue, grave, messageIds, deadLetterQueue?.name);
+}
+
+/** Puts an event for each of the dead on its way. Nothing is read or written while nobody subscribes. */
+async function tellOfDeaths(
+  trx: Db,
+  queue: QueueRow,
+  grave: string,
+  messageIds: readonly string[],
+  deadLetterQueue: string | undefined,
+): Promise<void> {
+  await emitEvents(trx, queue.project_id, "message.dead_lettered", async () => {
+    const dead = await trx
+      .selectFrom("messages")
+      .select(["message_id", "group_id", "receive_count", "dead_reason", "error", "published_at", "dead_lettered_at"])
+      .where("project_id", "=", queue.project_id)
+      .where("queue_id", "=", grave)
+      .where(sql<SqlBool>`message_id = any(${messageIds}::uuid[])`)
+      .execute();
+    return dead.map((message) => ({
+      message_id: formatId("msg", message.message_id),
+      queue: queue.name,
+      dead_letter_queue: deadLetterQueue,
+      group_id: message.group_id === "" ? undefined : message.group_id,
+      reason: message.dead_reason ?? "",
+      error: message.error ?? undefined,
+      attempts: message.receive_count,
+      enqueued_at: message.published_at.toISOString(),
+      dead_lettered_at: message.dead_lettered_at?.toISOString(),
+    }));
+  });
 }
 
 /**
@@ -67,8 +109,12 @@ export async function buryMessages(
  * graveyard. The row of the dying messages' queue may have been read long ago, before the other was deleted, and what is
  * put into a deleted queue is deleted with it.
  */
-async function holdDeadLetterQueue(trx: Db, queue: QueueRow, burial: Burial): Promise<QueueRow | undefined> {
-  const chosen = burial.deadLetterQueueId ?? queue.dead_letter_queue_id;
+async function holdDeadLetterQueue(
+  trx: Db,
+  queue: QueueRow,
+  chosenQueueId: string | undefined,
+): Promise<QueueRow | undefined> {
+  const chosen = chosenQueueId ?? queue.dead_letter_queue_id;
   return chosen === null ? undefined : holdQueue(trx, queue.project_id, chosen);
 }
 

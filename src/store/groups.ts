@@ -2,7 +2,7 @@ import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 
 /** Why a group cannot be handed out now. */
-export type GroupBlock = "in_flight" | "delayed" | "retrying" | "rate_limited" | "concurrency_limited";
+export type GroupBlock = "in_flight" | "delayed" | "retrying" | "parked" | "rate_limited" | "concurrency_limited";
 
 export interface BlockedGroupRow {
   readonly group_id: string;
@@ -46,14 +46,14 @@ export async function listBlockedGroups(
       order by g.group_id limit ${limit}
     )
     select b.group_id, w.reason, b.depth, b.in_flight,
-      case when w.reason in ('in_flight', 'delayed', 'retrying') then h.message_id end as message_id,
-      case when w.reason in ('in_flight', 'delayed', 'retrying') then h.failure_count end as failure_count,
-      case w.reason when 'in_flight' then h.lease_expires_at when 'concurrency_limited' then null
+      case when w.reason in ('in_flight', 'delayed', 'retrying', 'parked') then h.message_id end as message_id,
+      case when w.reason in ('in_flight', 'delayed', 'retrying', 'parked') then h.failure_count end as failure_count,
+      case w.reason when 'in_flight' then h.lease_expires_at when 'concurrency_limited' then null when 'parked' then null
                     when 'rate_limited' then r.free_at else h.visible_at end as until,
       greatest(extract(epoch from carillon_now() - h.published_at), 0)::int as oldest_age_seconds
     from blocked b cross join q
     cross join lateral (
-      select m.message_id, m.lease_expires_at, m.visible_at, m.failure_count, m.published_at from messages m
+      select m.message_id, m.lease_expires_at, m.visible_at, m.expires_at, m.failure_count, m.published_at from messages m
       where m.project_id = q.project_id and m.queue_id = q.queue_id and m.group_id = b.group_id
         and ${queue.type === "fifo" ? sql`(m.lease_expires_at is not null or m.expires_at > carillon_now())` : sql`m.lease_expires_at is null and m.expires_at > carillon_now()`}
       order by ${queue.type === "fifo" ? sql`m.seq` : sql`m.rank, m.seq`} limit 1
@@ -62,6 +62,7 @@ export async function listBlockedGroups(
     cross join lateral (select case
       when h.lease_expires_at is not null then 'in_flight'
       when q.group_max_in_flight > 0 and b.in_flight >= q.group_max_in_flight then 'concurrency_limited'
+      when h.visible_at >= h.expires_at and h.failure_count > 0 then 'parked'
       when h.visible_at > carillon_now() and h.failure_count > 0 then 'retrying'
       when h.visible_at > carillon_now() then 'delayed'
       when r.used >= q.group_rate_limit then 'rate_limited' end as reason) w
@@ -132,10 +133,22 @@ export async function pruneRateSlices(db: Db, limit: number): Promise<number> {
   return Number(numAffectedRows ?? 0n);
 }
 
+/**
+ * Deletes up to `limit` rows of groups that have had no messages for a minute, and returns how many. Until then the row
+ * stands in the way of none, and is found at once when the group has messages again.
+ */
+export async function pruneEmptiedGroups(db: Db, limit: number): Promise<number> {
+  const { numAffectedRows } = await sql`
+    delete from message_groups where ctid = any(array(
+      select ctid from message_groups where emptied_at <= carillon_now() - interval '1 minute'
+      order by emptied_at limit ${limit} for update skip locked))`.execute(db);
+  return Number(numAffectedRows ?? 0n);
+}
+
 /** Deletes up to `limit` rows each of what was kept of the groups of deleted queues, and returns how many. */
 export async function pruneDroppedGroups(db: Db, limit: number): Promise<number> {
   let pruned = 0;
-  for (const table of ["message_groups", "group_changes", "group_change_floors"] as const) {
+  for (const table of ["message_groups", "group_changes", "group_marks"] as const) {
     const { numAffectedRows } = await sql`
       delete from ${sql.table(table)} where ctid = any(array(
         select g.ctid from dropped_lanes l join ${sql.table(table)} g using (project_id, queue_id) limit ${limit}))`.execute(

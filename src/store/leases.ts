@@ -1,8 +1,10 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { LEASE_RAN_OUT } from "../domain/push-outcome.ts";
 import { buryMessages } from "./dead-letters.ts";
-import { extendClaims, type LineDelivery, liveClaims, repeatClaims, setAside } from "./line-claims.ts";
-import { type MessageRow, removeAcked } from "./messages.ts";
+import { type ClaimRequest, repeatClaims } from "./line-claims.ts";
+import { extendClaims, type LineDelivery, liveClaims, setAside } from "./line-leases.ts";
+import { type MessageRow, type PlacedMessage, removeAcked } from "./messages.ts";
 import { recordWithTransaction } from "./queue-history.ts";
 
 export interface LeaseMessages {
@@ -35,12 +37,15 @@ export async function leaseMessages(trx: Db, queue: QueueRow, request: LeaseMess
 }
 
 /**
+ * Who sets limits waits for the lock, so that no hand-out which does not know of them ends after they hold.
+ *
  * The ids go through an array because the planner may otherwise join with a scan of the whole table. The queue is looked
  * at again: its row may be older than the limits that it has now.
  *
  * rank never lies after visible_at, so the bound on it keeps the scan from walking over messages to come.
  */
 async function leaseNextInLine(trx: Db, queue: QueueRow, request: LeaseMessages): Promise<MessageRow[]> {
+  await sql`select pg_advisory_xact_lock_shared(carillon_plain_lock(${queue.queue_id}))`.execute(trx);
   const { rows } = await sql<MessageRow>`
     with m as (
       update messages m
@@ -78,6 +83,77 @@ async function leaseInTurn(trx: Db, queue: QueueRow, request: LeaseMessages): Pr
   return rows;
 }
 
+/** What a hand-out of a queue with groups or limits came to. */
+export interface TurnTaken {
+  /** Whether the queue has groups or limits. Without them nothing is handed out here. */
+  readonly ownTurn: boolean;
+  /** Whether messages stand in a line that the queue had before; nothing is handed out before they are moved out of it. */
+  readonly draining: boolean;
+  /** Whether leases ran out; nothing is handed out before they are taken back. */
+  readonly expired: boolean;
+  /** The database's time. */
+  readonly askedAt: Date;
+  /** The messages for each request, in the order of the requests. */
+  readonly messages: MessageRow[][];
+}
+
+type TurnRow = MessageRow & {
+  readonly own_turn: boolean;
+  readonly draining: boolean;
+  readonly expired: boolean;
+  readonly asked_at: Date;
+  readonly request: number | null;
+};
+
+/**
+ * Hands out messages of a queue that has groups or limits, to each request up to its limit, in one statement. Undefined
+ * when there is no such queue. Leases that ended at `expiredSince` or before do not count as `expired`.
+ */
+export async function handOutInTurn(
+  db: Db,
+  projectId: string,
+  queueName: string,
+  requests: readonly ClaimRequest[],
+  expiredSince: Date,
+): Promise<TurnTaken | undefined> {
+  const asked = merged(requests);
+  const { rows } = await sql<TurnRow>`
+    select * from carillon_hand_out_in_turn(
+      ${projectId}, ${queueName}, ${asked.map(({ limit }) => limit)}::int[],
+      ${asked.map(({ visibilitySeconds }) => visibilitySeconds ?? null)}::int[],
+      ${asked.map(({ requestId }) => requestId ?? "")}::text[], ${expiredSince})`.execute(db);
+  const [about, ...leased] = rows;
+  if (about === undefined) return undefined;
+  const messages = asked.flatMap(({ parts }, i) => {
+    const some = leased.filter(({ request }) => request === i + 1);
+    return parts.map((limit) => some.splice(0, limit).map((row): MessageRow => ({ ...row, source_queue: null })));
+  });
+  return {
+    ownTurn: about.own_turn,
+    draining: about.draining,
+    expired: about.expired,
+    askedAt: about.asked_at,
+    messages,
+  };
+}
+
+/** Puts requests together that follow one another and differ in their limits only: they are served by one turn. */
+function merged(requests: readonly ClaimRequest[]): (ClaimRequest & { readonly parts: readonly number[] })[] {
+  const all: (ClaimRequest & { readonly parts: readonly number[] })[] = [];
+  for (const request of requests) {
+    const last = all.at(-1);
+    const isAlike =
+      last !== undefined &&
+      last.visibilitySeconds === request.visibilitySeconds &&
+      !last.requestId &&
+      !request.requestId;
+    if (isAlike) all.pop();
+    const parts = isAlike ? [...last.parts, request.limit] : [request.limit];
+    all.push({ ...request, limit: parts.reduce((sum, limit) => sum + limit, 0), parts });
+  }
+  return all;
+}
+
 /** The messages that an earlier hand-out with this request id leased and that are still under those leases. */
 export async function repeatLeases(db: Db, queue: QueueRow, requestId: string): Promise<MessageRow[]> {
   const { rows } = await sql<MessageRow>`
@@ -95,7 +171,7 @@ const EXPIRE_STEP = 500;
  * letter. Returns how many were taken back.
  */
 export async function expireLeases(trx: Db, queue: QueueRow): Promise<number> {
-  const { rows } = await sql<{ message_id: string; failure_count: number; acked: boolean }>`
+  const { rows } = await sql<PlacedMessage & { failure_count: number; acked: boolean }>`
     update messages m
     set visible_at = m.lease_expires_at, lease_expires_at = null, lease_request = null,
         failure_count = m.failure_count + 1, expiry_count = m.expiry_count + 1
@@ -103,13 +179,31 @@ export async function expireLeases(trx: Db, queue: QueueRow): Promise<number> {
       select m.message_id from messages m
       where ${lane(queue)} and m.lease_expires_at <= carillon_now()
       order by m.lease_expires_at limit ${EXPIRE_STEP} for update skip locked))
-    returning m.message_id, m.failure_count, m.acked`.execute(trx);
-  const acked = rows.filter((row) => row.acked).map((row) => row.message_id);
-  if (acked.length > 0) await removeAcked(trx, queue, acked);
+    returning m.message_id, m.ctid::text as place, m.failure_count, m.acked`.execute(trx);
+  const acked = rows.filter((row) => row.acked);
+  await removeAcked(trx, queue, acked);
   await recordWithTransaction(trx, queue, "expired", rows.length - acked.length);
-  const dead = rows.filter((row) => !row.acked && row.failure_count > queue.max_retries).map((row) => row.message_id);
-  if (dead.length > 0) await buryMessages(trx, queue, dead, { reason: "max_retries", error: "the lease ran out" });
+  const dead = rows.filter((row) => !row.acked && row.failure_count > queue.max_retries);
+  const death = { reason: "max_retries", error: LEASE_RAN_OUT } as const;
+  if (dead.length > 0 && !(await groupsWait(trx, queue))) {
+    await buryMessages(
+      trx,
+      queue,
+      dead.map((row) => ({ ...death, messageId: row.message_id })),
+    );
+  }
   return rows.length;
+}
+
+/** Whether groups of the queue are to wait for a message that fails, however often: what a subscription of it may ask for. */
+async function groupsWait(trx: Db, queue: QueueRow): Promise<boolean> {
+  if (queue.type !== "fifo") return false;
+  const { rows } = await sql<{ waits: boolean }>`
+    select exists (
+      select from push_subscriptions s
+      where s.project_id = ${queue.project_id} and s.queue_id = ${queue.queue_id} and s.mode = 'compete'
+        and s.group_failure_policy <> 'skip') as waits`.execute(trx);
+  return rows[0]?.waits ?? false;
 }
 
 /** Queues with leases that ran out, in their lines or outside. */

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
-import { pairToUuid, seqInLane, uuidToPair } from "../domain/line-ids.ts";
+import { firstHalf, lineUuid } from "../domain/line-ids.ts";
 import { JSON_TYPE, lists, type PlacedRow, type PublishedInLine, toPublished } from "./line.ts";
 import type { MessageRow, NewMessage } from "./messages.ts";
 
@@ -32,23 +32,43 @@ export interface LineClaim {
 /** Before every instant that matters. */
 const LONG_AGO = new Date(0);
 
-interface ClaimedRow {
+/** What a row tells of the queue, or of the claim whose messages follow. */
+type About =
+  | {
+      readonly set_aside: boolean;
+      readonly draining: boolean;
+      readonly expired: boolean;
+      readonly asked_ms: number;
+    }
+  | ClaimMade;
+
+interface ClaimMade {
+  /** The place of the request, from 1. */
+  readonly request: number;
   readonly lane_id: string;
-  readonly set_aside: boolean | null;
-  readonly draining: boolean | null;
-  readonly expired: boolean | null;
-  readonly asked_at: Date | null;
-  readonly request: number | null;
-  readonly seq: string;
   readonly token: string;
-  readonly published_at: Date;
-  readonly lease_expires_at: Date;
+  readonly lease_expires_ms: number;
+}
+
+/** A row that tells about something, or a message. */
+type ClaimedRow = { readonly about: About } | ({ readonly about: null } & ClaimedMessage);
+
+interface ClaimedMessage {
+  readonly seq: string;
+  readonly published_ms: number;
+  readonly payload: Buffer;
+  readonly unusual: Unusual | null;
+}
+
+/** What most messages do not have. */
+interface Unusual {
   readonly priority: number;
   readonly group_id: string;
   readonly content_type: string | null;
   readonly headers: Record<string, string> | null;
-  readonly payload: Buffer;
 }
+
+const USUAL: Unusual = { priority: 0, group_id: "", content_type: null, headers: null };
 
 /**
  * Hands out the next messages of a queue's line, to each request up to its limit. Nothing while the queue is paused.
@@ -84,12 +104,13 @@ export async function publishAndClaim(
   requests: readonly ClaimRequest[],
   expiredSince: Date,
 ): Promise<PublishedAndClaimed | undefined> {
-  const { rows } = await sql<ClaimedRow & PlacedRow>`
+  const { rows } = await sql<ClaimedRow | { readonly about: PlacedRow }>`
     select * from carillon_line_publish_and_claim(
       ${projectId}, ${queueName}, ${lists(messages)}, ${asked(requests)}, ${expiredSince})`.execute(db);
-  const claim = toClaim(rows, requests.length);
-  if (rows[0] === undefined || claim === undefined) return undefined;
-  return { placed: toPublished(rows[0], messages.length), claim };
+  const [placed, ...claimed] = rows as readonly [{ readonly about: PlacedRow }?, ...ClaimedRow[]];
+  const claim = toClaim(claimed, requests.length);
+  if (placed === undefined || claim === undefined) return undefined;
+  return { placed: toPublished(placed.about, messages.length), claim };
 }
 
 /** The arguments that describe requests, as carillon_line_claim takes them. */
@@ -99,204 +120,74 @@ function asked(requests: readonly ClaimRequest[]): RawBuilder<unknown> {
 }
 
 function toClaim(rows: readonly ClaimedRow[], count: number): LineClaim | undefined {
-  const [about, ...claimed] = rows;
-  if (about === undefined) return undefined;
   const messages = Array.from({ length: count }, (): MessageRow[] => []);
-  for (const row of claimed) messages[(row.request ?? 0) - 1]?.push(toMessageRow(row));
-  return {
-    setAside: about.set_aside ?? false,
-    draining: about.draining ?? false,
-    expired: about.expired ?? false,
-    askedAt: about.asked_at ?? LONG_AGO,
-    messages,
-  };
+  let claim: LineClaim | undefined;
+  let made: MessageMaker | undefined;
+  let into: MessageRow[] | undefined;
+  for (const row of rows) {
+    if (row.about === null) {
+      if (made !== undefined) into?.push(made.message(row));
+    } else if ("request" in row.about) {
+      made = new MessageMaker(row.about);
+      into = messages[row.about.request - 1];
+    } else {
+      const { set_aside: setAside, draining, expired, asked_ms: askedMs } = row.about;
+      claim = { setAside, draining, expired, askedAt: new Date(askedMs), messages };
+    }
+  }
+  return claim;
 }
 
-function toMessageRow(
-  row: Omit<ClaimedRow, "set_aside" | "draining" | "expired" | "asked_at" | "request">,
-): MessageRow {
-  const seq = BigInt(row.seq);
-  return {
-    message_id: pairToUuid(BigInt(row.lane_id), seq),
-    payload: row.payload,
-    content_type: row.content_type ?? JSON_TYPE,
-    headers: row.headers ?? {},
-    group_id: row.group_id,
-    priority: row.priority,
-    receive_count: 1,
-    failure_count: 0,
-    return_count: 0,
-    expiry_count: 0,
-    published_at: row.published_at,
-    visible_at: row.published_at,
-    lease_token: pairToUuid(BigInt(row.token), seq),
-    lease_expires_at: row.lease_expires_at,
-    error: null,
-    dead_reason: null,
-    dead_lettered_at: null,
-    source_queue: null,
-  };
+/** Makes the rows of the messages of one claim. What they have in common they share. */
+class MessageMaker {
+  readonly #ids: string;
+  readonly #receipts: string;
+  readonly #leaseExpiresAt: Date;
+  #publishedAt = new Date(0);
+
+  constructor(claim: Omit<ClaimMade, "request">) {
+    this.#ids = firstHalf(BigInt(claim.lane_id));
+    this.#receipts = firstHalf(BigInt(claim.token));
+    this.#leaseExpiresAt = new Date(claim.lease_expires_ms);
+  }
+
+  message({ seq, published_ms: publishedMs, payload, unusual }: ClaimedMessage): MessageRow {
+    // Messages of one statement were published at one instant.
+    if (publishedMs !== this.#publishedAt.getTime()) this.#publishedAt = new Date(publishedMs);
+    const { priority, group_id, content_type, headers } = unusual ?? USUAL;
+    return {
+      message_id: lineUuid(this.#ids, Number(seq)),
+      payload,
+      content_type: content_type ?? JSON_TYPE,
+      headers: headers ?? {},
+      group_id,
+      priority,
+      receive_count: 1,
+      failure_count: 0,
+      return_count: 0,
+      expiry_count: 0,
+      published_at: this.#publishedAt,
+      visible_at: this.#publishedAt,
+      lease_token: lineUuid(this.#receipts, Number(seq)),
+      lease_expires_at: this.#leaseExpiresAt,
+      error: null,
+      dead_reason: null,
+      dead_lettered_at: null,
+      source_queue: null,
+    };
+  }
 }
 
 /** The messages that an earlier hand-out with this request id claimed and that are still under that lease. */
 export async function repeatClaims(db: Db, queue: QueueRow, requestId: string): Promise<MessageRow[]> {
-  const { rows } = await sql<ClaimedRow>`
-    select m.*, c.token, c.expires_at as lease_expires_at from line_claims c
+  const { rows } = await sql<ClaimedMessage & Omit<ClaimMade, "request">>`
+    select m.lane_id, m.seq, m.payload, c.token, jsonb_build_object('priority', m.priority, 'group_id', m.group_id,
+           'content_type', m.content_type, 'headers', m.headers) as unusual,
+           trunc(date_part('epoch', m.published_at) * 1000) as published_ms,
+           trunc(date_part('epoch', c.expires_at) * 1000) as lease_expires_ms
+    from line_claims c
     join line_messages m on m.lane_id = c.lane_id and m.seq > c.lo and m.seq <= c.hi and m.seq = any(c.open_seqs)
     where c.lane_id = ${queue.lane_id} and c.request = ${requestId} and not c.settled and c.expires_at > carillon_now()
     order by m.seq`.execute(db);
-  return rows.map(toMessageRow);
-}
-
-/** A delivery of a message: its id and, where the caller has one, the receipt. */
-export interface LineDelivery {
-  readonly messageId: string;
-  readonly receipt: string | undefined;
-}
-
-/**
- * Removes those of the messages that are open in a claim, by the receipts given, and returns for each receipt (or for the
- * message id, where none was given) whether the lease had ended before. What it does not return is untouched and may be
- * anywhere.
- */
-export async function ackInLine(
-  db: Db,
-  queue: Pick<QueueRow, "project_id" | "name">,
-  laneId: string,
-  deliveries: readonly LineDelivery[],
-): Promise<Map<string, { readonly late: boolean }>> {
-  const { seqs, tokens } = numbers(laneId, deliveries);
-  if (seqs.length === 0) return new Map();
-  const { rows } = await sql<{ seq: string; token: string | null; late: boolean }>`
-    select done.* from queues q, carillon_line_settle(q.lane_id, ${seqs}::bigint[], ${tokens}::bigint[]) done
-    where q.project_id = ${queue.project_id} and q.name = ${queue.name} and q.lane_id = ${laneId}`.execute(db);
-  return new Map(rows.map(({ seq, token, late }) => [pairToUuid(BigInt(token ?? laneId), BigInt(seq)), { late }]));
-}
-
-/** Numbers and tokens of those deliveries that can be in the lane. */
-function numbers(laneId: string, deliveries: readonly LineDelivery[]) {
-  const seqs: bigint[] = [];
-  const tokens: (bigint | null)[] = [];
-  for (const { messageId, receipt } of deliveries) {
-    const seq = seqInLane(laneId, messageId);
-    const proof = receipt === undefined ? undefined : uuidToPair(receipt);
-    if (seq === undefined || (proof !== undefined && proof.low !== seq)) continue;
-    seqs.push(seq);
-    tokens.push(proof?.high ?? null);
-  }
-  return { seqs, tokens };
-}
-
-/**
- * Moves those of the messages that are open in a claim to where messages are kept one by one, with the leases that they
- * have. What is not in a claim stays where it is.
- */
-export async function setAside(trx: Db, queue: QueueRow, messageIds: readonly string[]): Promise<void> {
-  const seqs = messageIds.flatMap((id) => seqInLane(queue.lane_id, id) ?? []);
-  if (seqs.length === 0) return;
-  await sql`
-    select carillon_line_set_aside(${queue.project_id}, ${queue.queue_id}, ${queue.lane_id},
-                                   ${queue.message_retention_days}, ${seqs}::bigint[])`.execute(trx);
-}
-
-/** How many claims one call takes back, so that its transaction stays short. */
-const EXPIRE_STEP = 50;
-
-/**
- * Sets aside what is open in claims of the queue that ran out; the leases that it has there have run out too, and are
- * taken back there. Returns how many claims there were.
- */
-export async function expireClaims(trx: Db, queue: QueueRow): Promise<number> {
-  const { rows } = await sql<{ open_seqs: string[] }>`
-    select open_seqs from line_claims
-    where lane_id = ${queue.lane_id} and not settled and expires_at <= carillon_now()
-    order by expires_at limit ${EXPIRE_STEP}`.execute(trx);
-  const seqs = rows.flatMap((row) => row.open_seqs);
-  await setAside(
-    trx,
-    queue,
-    seqs.map((seq) => pairToUuid(BigInt(queue.lane_id), BigInt(seq))),
-  );
-  return rows.length;
-}
-
-/** How a message that may have stood in the line stands now, as far as the line knows. */
-export type LineStanding = "waiting" | "claimed" | "acked" | "unknown";
-
-/**
- * How a message stands: waiting in the line, claimed by somebody, acked, or unknown: it never was there, was set aside or
- * purged, or left it long ago.
- */
-export async function lineStanding(db: Db, queue: QueueRow, messageId: string): Promise<LineStanding> {
-  const seq = seqInLane(queue.lane_id, messageId);
-  if (seq === undefined) return "unknown";
-  const { rows } = await sql<{ standing: LineStanding }>`
-    select case
-      when c.hi is null then
-        case when exists (select from line_messages where lane_id = ${queue.lane_id} and seq = ${seq}) then 'waiting' else 'unknown' end
-      when c.lo >= ${seq} or c.purged or ${seq} = any(c.aside_seqs) then 'unknown'
-      when ${seq} = any(c.open_seqs) then 'claimed'
-      else 'acked'
-    end as standing
-    from (select) one left join lateral (
-      select * from line_claims where lane_id = ${queue.lane_id} and hi >= ${seq} order by hi limit 1) c on true`.execute(
-    db,
-  );
-  return rows[0]?.standing ?? "unknown";
-}
-
-/** Those of the deliveries, receipts by message id, whose lease in the line still holds. */
-export async function liveClaims(
-  db: Db,
-  queue: QueueRow,
-  deliveries: readonly LineDelivery[],
-): Promise<ReadonlySet<string>> {
-  const { seqs, tokens } = numbers(queue.lane_id, deliveries);
-  if (seqs.length === 0) return new Set();
-  const { rows } = await sql<{ seq: string }>`
-    select g.seq from unnest(${seqs}::bigint[], ${tokens}::bigint[]) as g (seq, token)
-    cross join lateral (
-      select * from line_claims where lane_id = ${queue.lane_id} and hi >= g.seq order by hi limit 1) c
-    where c.token = g.token and g.seq = any(c.open_seqs) and c.expires_at > carillon_now()`.execute(db);
-  return new Set(rows.map(({ seq }) => pairToUuid(BigInt(queue.lane_id), BigInt(seq))));
-}
-
-/** Makes the claims that have the deliveries open end `visibilitySeconds` from now, each as a whole. */
-export async function extendClaims(
-  db: Db,
-  queue: QueueRow,
-  deliveries: readonly LineDelivery[],
-  visibilitySeconds: number,
-): Promise<void> {
-  const { seqs, tokens } = numbers(queue.lane_id, deliveries);
-  if (seqs.length === 0) return;
-  await sql`
-    update line_claims set expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
-    where ctid = any(array(
-      select c.ctid from unnest(${seqs}::bigint[], ${tokens}::bigint[]) as g (seq, token)
-      cross join lateral (
-        select ctid, * from line_claims where lane_id = ${queue.lane_id} and hi >= g.seq order by hi limit 1) c
-      where c.token = g.token and not c.settled and c.expires_at > carillon_now()))`.execute(db);
-}
-
-/**
- * Makes the lease of one message end `visibilitySeconds` from now and returns the new end; undefined when it is not open
- * in a claim by itself. One that shares its claim is to be set aside first.
- */
-export async function extendClaim(
-  db: Db,
-  queue: QueueRow,
-  delivery: LineDelivery,
-  visibilitySeconds: number,
-): Promise<Date | undefined> {
-  const { seqs, tokens } = numbers(queue.lane_id, [delivery]);
-  const [seq] = seqs;
-  if (seq === undefined) return undefined;
-  const { rows } = await sql<{ expires_at: Date }>`
-    update line_claims set expires_at = carillon_now() + make_interval(secs => ${visibilitySeconds})
-    where lane_id = ${queue.lane_id} and open_seqs = array[${seq}::bigint] and expires_at > carillon_now()
-      and hi = (select hi from line_claims where lane_id = ${queue.lane_id} and hi >= ${seq} order by hi limit 1)
-      and (${tokens[0] ?? null}::bigint is null or token = ${tokens[0] ?? null}::bigint)
-    returning expires_at`.execute(db);
-  return rows[0]?.expires_at;
+  return rows.map((row) => new MessageMaker(row).message(row));
 }

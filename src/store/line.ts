@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
-import { pairToUuid } from "../domain/line-ids.ts";
+import { firstHalf, lineUuid } from "../domain/line-ids.ts";
 import type { NewMessage } from "./messages.ts";
 
 /** Whether a message is like every other of its queue but for its turn, so that it may stand in the queue's line. */
@@ -45,9 +45,9 @@ export interface PlacedRow {
 }
 
 export function toPublished({ lane_id, first_seq, subscribed }: PlacedRow, count: number): PublishedInLine {
-  const lane = BigInt(lane_id);
-  const first = BigInt(first_seq);
-  return { ids: Array.from({ length: count }, (_, i) => pairToUuid(lane, first + BigInt(i))), subscribed };
+  const half = firstHalf(BigInt(lane_id));
+  const first = Number(first_seq);
+  return { ids: Array.from({ length: count }, (_, i) => lineUuid(half, first + i)), subscribed };
 }
 
 /** The arguments that describe messages, as carillon_line_publish takes them. */
@@ -136,9 +136,12 @@ export async function lineStats(db: Db, queue: QueueRow): Promise<LineStats> {
         where o.lane_id = lane.lane_id and o.claimed_at <= carillon_now() - interval '60 seconds'
         order by o.hi desc limit 1), 0)
     ),
+    -- Both ends of the line by one look into its key each: a join would be sorted, and so read the whole line.
     waiting as (
       select coalesce((select m.seq from line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
-                       order by m.seq desc limit 1) - lane.cursor, 0) as count
+                       order by m.seq desc limit 1) - lane.cursor, 0) as count,
+             (select m.published_at from line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
+              order by m.seq limit 1) as first_published_at
       from lane
     ),
     open as (
@@ -148,9 +151,7 @@ export async function lineStats(db: Db, queue: QueueRow): Promise<LineStats> {
       from lane, line_claims c where c.lane_id = lane.lane_id and not c.settled
     )
     select (waiting.count + open.lapsed)::int as available, open.leased::int as in_flight,
-      extract(epoch from carillon_now() - least(open.first_lapsed_at, (
-        select m.published_at from lane, line_messages m where m.lane_id = lane.lane_id and m.seq > lane.cursor
-        order by m.seq limit 1)))::int as oldest_age_seconds,
+      extract(epoch from carillon_now() - least(open.first_lapsed_at, waiting.first_published_at))::int as oldest_age_seconds,
       ((select carillon_line_published_since(lane.lane_id, carillon_now() - interval '60 seconds') from lane)
        + (select coalesce(sum(hi - lo), 0) from minute where first_published_at > carillon_now() - interval '60 seconds')
       )::int as published,

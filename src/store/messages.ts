@@ -38,7 +38,7 @@ export interface MessageRow {
 }
 
 /** Minutes of waiting that one step of priority is worth. The whole of the ageing rule: nothing waits for ever. */
-const MINUTES_PER_PRIORITY = 1;
+export const MINUTES_PER_PRIORITY = 1;
 
 /** What came of publishing a message. */
 export interface PublishedMessage {
@@ -103,20 +103,32 @@ export const DELETE_PICKED = sql`
     where b.project_id = gone.project_id and b.queue_id = gone.queue_id and b.message_id = gone.message_id
   )`;
 
-/**
- * Removes messages of a lane for good and remembers that they were acked.
- */
-export async function removeAcked(trx: Db, queue: QueueRow, messageIds: readonly string[]): Promise<void> {
+/** A message that this transaction has locked. */
+export interface PlacedMessage {
+  readonly message_id: string;
+  /** Where its row is. It stays there while it is locked. */
+  readonly place: string;
+}
+
+/** Where the bodies of the messages are: found one by one, whatever the planner knows of the table. */
+export function bodiesOf(queue: Pick<QueueRow, "project_id" | "queue_id">, found: readonly PlacedMessage[]) {
+  return sql`array(
+    select b.ctid from unnest(${found.map(({ message_id }) => message_id)}::uuid[]) as gone (message_id)
+    cross join lateral (
+      select ctid from message_bodies b
+      where b.project_id = ${queue.project_id} and b.queue_id = ${queue.queue_id} and b.message_id = gone.message_id
+      limit 1) b)`;
+}
+
+/** Removes locked messages of a queue for good and remembers that they were acked. */
+export async function removeAcked(trx: Db, queue: QueueRow, found: readonly PlacedMessage[]): Promise<void> {
+  if (found.length === 0) return;
   await sql`
     with gone as (
-      delete from messages
-      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(${messageIds}::uuid[])
+      delete from messages where ctid = any(${found.map(({ place }) => place)}::tid[])
       returning project_id, queue_id, message_id, published_at
     ),
-    bodies as (
-      delete from message_bodies
-      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = any(${messageIds}::uuid[])
-    )
+    bodies as (delete from message_bodies where ctid = any(${bodiesOf(queue, found)}))
     insert into acked_messages (project_id, queue_id, message_id, published_at, acked_at)
     select project_id, queue_id, message_id, published_at, carillon_now() from gone
     on conflict do nothing`.execute(trx);

@@ -1,16 +1,31 @@
 import type { Db, ProjectRow } from "../db/schema.ts";
+import type { KeyOwner } from "../domain/signing-key.ts";
+import { setSigningSecret } from "./signing-keys.ts";
 
 /**
- * Returns the project of this name, made with `signingSecret` when there is none. Any number of callers may do it at
- * once: all get the same project.
+ * Returns the project of this name. When there is none it is made, with a signing secret that `sealSecret` makes and
+ * seals. Any number of callers may do it at once: all get the same project.
  */
-export async function ensureProject(db: Db, name: string, signingSecret: string): Promise<ProjectRow> {
-  await db
+export async function ensureProject(
+  db: Db,
+  name: string,
+  sealSecret: (project: KeyOwner) => string,
+): Promise<ProjectRow> {
+  return (await findProject(db, name)) ?? (await db.transaction().execute((trx) => makeProject(trx, name, sealSecret)));
+}
+
+async function makeProject(trx: Db, name: string, sealSecret: (project: KeyOwner) => string): Promise<ProjectRow> {
+  const made = await trx
     .insertInto("projects")
-    .values({ name, signing_secret: signingSecret })
+    .values({ name })
     .onConflict((conflict) => conflict.column("name").doNothing())
-    .execute();
-  return db.selectFrom("projects").selectAll().where("name", "=", name).executeTakeFirstOrThrow();
+    .returningAll()
+    .executeTakeFirst();
+  if (made === undefined)
+    return trx.selectFrom("projects").selectAll().where("name", "=", name).executeTakeFirstOrThrow();
+  const owner = { projectId: made.project_id, ownerId: made.project_id };
+  await setSigningSecret(trx, owner, sealSecret(owner));
+  return made;
 }
 
 export async function findProject(db: Db, name: string): Promise<ProjectRow | undefined> {

@@ -2,6 +2,8 @@ import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
 import { NIL_UUID } from "../domain/ids.ts";
 import { purgeLine } from "./line.ts";
+import { bodiesOf, type PlacedMessage } from "./messages.ts";
+import { dropOrphanedDeliveries } from "./push-deliveries.ts";
 
 /** How many messages one step of a purge removes. It bounds the memory and the time that a statement takes. */
 const PURGE_STEP = 10_000;
@@ -11,29 +13,34 @@ const PURGE_STEP = 10_000;
  * Dead letters that others sent to this queue are messages of it; its own dead letters are not.
  */
 export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
-  let purged = await purgeLine(trx, queue);
+  const inLine = await purgeLine(trx, queue);
+  const singly = await purgeLane(trx, queue);
+  // Those that its subscriptions have are messages of it until all of them are done.
+  const pushed = await purgeLane(trx, { ...queue, queue_id: queue.push_lane_id });
+  if (pushed > 0) await dropOrphanedDeliveries(trx, queue);
+  return inLine + singly + pushed;
+}
+
+async function purgeLane(trx: Db, lane: Lane): Promise<number> {
+  let purged = 0;
   for (let after = NIL_UUID; ; ) {
-    const found = await lockNext(trx, queue, after);
+    const found = await lockNext(trx, lane, after);
     const last = found.at(-1);
     if (last === undefined) return purged;
-    await remove(trx, queue, found);
+    await remove(trx, lane, found);
     purged += found.length;
     after = last.message_id;
   }
 }
 
-interface Found {
-  readonly message_id: string;
-  /** Where the row is. It stays there while this transaction has it locked. */
-  readonly place: string;
-}
+type Lane = Pick<QueueRow, "project_id" | "queue_id">;
 
 /**
  * Locks the next messages to purge. In the order of ids: so that no two that lock many messages can wait for each other
  * in a circle, and so that no step walks over what the steps before have deleted.
  */
-async function lockNext(trx: Db, queue: QueueRow, after: string): Promise<Found[]> {
-  const { rows } = await sql<Found>`
+async function lockNext(trx: Db, queue: Lane, after: string): Promise<PlacedMessage[]> {
+  const { rows } = await sql<PlacedMessage>`
     select message_id, ctid::text as place from messages
     where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id > ${after}
       and published_at <= carillon_now()
@@ -46,14 +53,8 @@ async function lockNext(trx: Db, queue: QueueRow, after: string): Promise<Found[
  * has just been filled, may compare each of its rows with each id. And in a statement of its own: to the one that waited
  * for a lock, what changed meanwhile is not visible at its new place.
  */
-async function remove(trx: Db, queue: QueueRow, found: readonly Found[]): Promise<void> {
+async function remove(trx: Db, queue: Lane, found: readonly PlacedMessage[]): Promise<void> {
   await sql`
     with gone as (delete from messages where ctid = any(${found.map(({ place }) => place)}::tid[]))
-    delete from message_bodies
-    where ctid = any(array(
-      select b.ctid from unnest(${found.map(({ message_id }) => message_id)}::uuid[]) as gone (message_id)
-      cross join lateral (
-        select ctid from message_bodies b
-        where b.project_id = ${queue.project_id} and b.queue_id = ${queue.queue_id} and b.message_id = gone.message_id
-        limit 1) b))`.execute(trx);
+    delete from message_bodies where ctid = any(${bodiesOf(queue, found)})`.execute(trx);
 }

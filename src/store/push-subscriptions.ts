@@ -1,6 +1,11 @@
 import { type Insertable, sql, type Updateable } from "kysely";
 import { sqlState } from "../db/connect.ts";
 import type { Database, Db, PushSubscriptionRow, QueueRow } from "../db/schema.ts";
+import { NIL_UUID } from "../domain/ids.ts";
+import type { SealedKey } from "../domain/signing-key.ts";
+import { dropDeliveries } from "./push-deliveries.ts";
+import { holdQueue } from "./queues.ts";
+import { signersOf } from "./signing-keys.ts";
 
 /** A subscription with the names of its queue and of its own dead letter queue. */
 export type NamedSubscriptionRow = PushSubscriptionRow & {
@@ -79,7 +84,7 @@ const UNIQUE_VIOLATION = "23505";
 /** Writes the changes. False when another subscription of the queue has the new URL; the transaction is spent then. */
 export async function updatePushSubscription(
   trx: Db,
-  subscription: PushSubscriptionRow,
+  subscription: Pick<PushSubscriptionRow, "project_id" | "subscription_id">,
   changes: SubscriptionChanges,
 ): Promise<boolean> {
   try {
@@ -96,89 +101,69 @@ export async function updatePushSubscription(
   }
 }
 
-/** Deletes a subscription; false when there was none. */
-export async function deletePushSubscription(db: Db, projectId: string, subscriptionId: string): Promise<boolean> {
-  const deleted = await db
+/** How many of the messages that it had still to be given are forgotten at once when a subscription is deleted. */
+const DROPPED_AT_ONCE = 1_000;
+
+/** Deletes a subscription. What it had still to be given is forgotten: a little at once, and the rest by the pruner. */
+export async function deletePushSubscription(trx: Db, subscription: PushSubscriptionRow): Promise<void> {
+  const { project_id, subscription_id, queue_id } = subscription;
+  // First, so that nobody who gives messages over to it comes after the second.
+  await trx
     .deleteFrom("push_subscriptions")
-    .where("project_id", "=", projectId)
-    .where("subscription_id", "=", subscriptionId)
-    .returning("subscription_id")
-    .executeTakeFirst();
-  return deleted !== undefined;
+    .where("project_id", "=", project_id)
+    .where("subscription_id", "=", subscription_id)
+    .execute();
+  const queue = await holdQueue(trx, project_id, queue_id);
+  if (queue === undefined) return;
+  const dropped = await dropDeliveries(trx, queue, subscription_id, NIL_UUID, DROPPED_AT_ONCE);
+  const last = dropped[DROPPED_AT_ONCE - 1];
+  if (last === undefined) return;
+  const { push_lane_id } = queue;
+  await trx
+    .insertInto("dropped_subscriptions")
+    .values({ project_id, subscription_id, queue_id, push_lane_id, after_id: last })
+    .execute();
 }
 
-/**
- * Gives a subscription a new secret; the old one signs beside it for `overlapSeconds`. Returns when that ends,
- * or undefined when there is no such subscription any more.
- */
-export async function rotatePushSecret(
+/** Forgets up to `limit` messages that a deleted subscription had still to be given, and returns how many. */
+export async function pruneDroppedSubscriptions(db: Db, limit: number): Promise<number> {
+  return db.transaction().execute(async (trx) => {
+    const dropped = await trx
+      .selectFrom("dropped_subscriptions")
+      .selectAll()
+      .limit(1)
+      .forUpdate()
+      .skipLocked()
+      .executeTakeFirst();
+    if (dropped === undefined) return 0;
+    const { project_id, subscription_id, after_id } = dropped;
+    const ids = await dropDeliveries(trx, dropped, subscription_id, after_id, limit);
+    const last = ids.at(-1);
+    if (last === undefined && after_id === NIL_UUID) {
+      await trx
+        .deleteFrom("dropped_subscriptions")
+        .where("project_id", "=", project_id)
+        .where("subscription_id", "=", subscription_id)
+        .execute();
+      return 1;
+    }
+    // After the last one it looks once more from the beginning, in case something was stored before where it had come to.
+    await trx
+      .updateTable("dropped_subscriptions")
+      .set({ after_id: last ?? NIL_UUID })
+      .where("project_id", "=", project_id)
+      .where("subscription_id", "=", subscription_id)
+      .execute();
+    return Math.max(1, ids.length);
+  });
+}
+
+/** What signs a subscription's pushes now. */
+export async function signersOfSubscription(
   db: Db,
-  subscription: PushSubscriptionRow,
-  secret: string,
-  overlapSeconds: number,
-): Promise<Date | undefined> {
-  const { rows } = await sql<{ previous_valid_until: Date }>`
-    update push_subscriptions s
-    set previous_secret = coalesce(s.secret, (select signing_secret from projects p where p.project_id = s.project_id)),
-        previous_valid_until = carillon_now() + make_interval(secs => ${overlapSeconds}),
-        secret = ${secret}, updated_at = carillon_now()
-    where s.project_id = ${subscription.project_id} and s.subscription_id = ${subscription.subscription_id}
-    returning previous_valid_until`.execute(db);
-  return rows[0]?.previous_valid_until;
-}
-
-/** A queue that has messages to push, with the subscriptions that are not paused. */
-export interface PushableQueue {
-  readonly queue: QueueRow;
-  readonly subscriptions: readonly PushTarget[];
-}
-
-/** What a push to a subscription needs. */
-export interface PushTarget {
-  readonly subscription_id: string;
-  readonly url: string;
-  readonly mode: "compete" | "fanout";
-  /** Newest first; each signs. */
-  readonly secrets: readonly string[];
-  readonly max_retries: number | null;
-  readonly visibility_timeout_seconds: number | null;
-  readonly dead_letter_queue_id: string | null;
-}
-
-/**
- * Up to `limit` queues with a live subscription and a message that is available or whose lease ran out.
- *
- * A message is looked for by scalar subqueries, one index each, because the planner may turn an `exists` into a scan of
- * all messages.
- */
-export async function pushableQueues(db: Db, limit: number): Promise<PushableQueue[]> {
-  const { rows } = await sql<QueueRow & { subscriptions: PushTarget[] }>`
-    select q.*, s.subscriptions from (
-      select q.* from queues q
-      where not q.paused and (q.project_id, q.queue_id) in (
-          select s.project_id, s.queue_id from push_subscriptions s where not s.paused)
-        and coalesce(
-          (select true from messages m
-           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
-             and m.rank <= carillon_now() and m.visible_at <= carillon_now() and m.expires_at > carillon_now() limit 1),
-          (select true from messages m
-           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
-          (select true from line_messages m
-           where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
-          (select true from line_claims c
-           where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1))
-      order by random() limit ${limit}
-    ) q
-    cross join lateral (
-      select json_agg(json_build_object(
-               'subscription_id', s.subscription_id, 'url', s.url, 'mode', s.mode,
-               'max_retries', s.max_retries, 'visibility_timeout_seconds', s.visibility_timeout_seconds,
-               'dead_letter_queue_id', s.dead_letter_queue_id,
-               'secrets', case when s.previous_valid_until > carillon_now()
-                 then json_build_array(coalesce(s.secret, p.signing_secret), s.previous_secret)
-                 else json_build_array(coalesce(s.secret, p.signing_secret)) end) order by s.subscription_id) as subscriptions
-      from push_subscriptions s join projects p using (project_id)
-      where s.project_id = q.project_id and s.queue_id = q.queue_id and not s.paused
-    ) s where s.subscriptions is not null`.execute(db);
-  return rows.map(({ subscriptions, ...queue }) => ({ queue, subscriptions }));
+  { project_id, subscription_id }: Pick<PushSubscriptionRow, "project_id" | "subscription_id">,
+): Promise<readonly SealedKey[]> {
+  const { rows } = await sql<{ signers: SealedKey[] }>`
+    select ${signersOf(sql`${project_id}::uuid`, sql`${subscription_id}::uuid`)} as signers`.execute(db);
+  return rows[0]?.signers ?? [];
 }

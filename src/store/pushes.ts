@@ -1,26 +1,16 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
+import { RUN_ERRORS } from "../domain/run.ts";
+import { type AttemptRecord, recordOutcome } from "./run-attempts.ts";
 
 /** One push of one message to one subscription. Its run lives as long as the message is tried. */
 export interface Push {
   readonly run_id: string;
   readonly attempt: number;
   readonly fire_at: Date;
+  /** When the attempt was recorded: the instant now. */
+  readonly started_at: Date;
   readonly lease_token: string;
-}
-
-/** Those of the subscriptions that have already been given this message. */
-export async function pushedSubscriptions(
-  db: Db,
-  projectId: string,
-  subscriptionIds: readonly string[],
-  messageId: string,
-): Promise<Set<string>> {
-  const { rows } = await sql<{ subscription_id: string }>`
-    select subscription_id from runs
-    where project_id = ${projectId} and subscription_id = any(${subscriptionIds}::uuid[]) and message_id = ${messageId}
-      and state = 'succeeded'`.execute(db);
-  return new Set(rows.map((row) => row.subscription_id));
 }
 
 /**
@@ -32,6 +22,7 @@ export async function startPush(
   queue: QueueRow,
   subscriptionId: string,
   messageId: string,
+  url: string,
   leaseSeconds: number,
 ): Promise<Push> {
   const { rows } = await sql<Push>`
@@ -46,10 +37,10 @@ export async function startPush(
       returning run_id, attempt, fire_at, lease_token
     ),
     recorded as (
-      insert into run_attempts (project_id, run_id, attempt, started_at)
-      select ${queue.project_id}, run_id, attempt, carillon_now() from run
+      insert into run_attempts (project_id, run_id, attempt, started_at, url)
+      select ${queue.project_id}, run_id, attempt, carillon_now(), ${url} from run
     )
-    select * from run`.execute(trx);
+    select *, carillon_now() as started_at from run`.execute(trx);
   const push = rows[0];
   if (push === undefined) throw new Error("an upsert without a row");
   return push;
@@ -58,10 +49,9 @@ export async function startPush(
 /** What a push came to. */
 export interface PushResult {
   readonly state: "succeeded" | "failed" | "retrying";
-  readonly responseStatus: number | null;
+  /** Why it failed, in words; null when it succeeded. */
   readonly error: string | null;
-  readonly durationMs: number;
-  readonly responseBody: Uint8Array | null;
+  readonly record: AttemptRecord;
   /** Until the next attempt. Only for retrying. */
   readonly retryInSeconds: number;
 }
@@ -71,20 +61,45 @@ const PUSH_RETENTION_DAYS = 30;
 
 /** Records what a push came to, unless its lease has passed to another attempt. */
 export async function finishPush(trx: Db, projectId: string, push: Push, result: PushResult): Promise<void> {
+  const nextAt = sql<Date>`carillon_now() + make_interval(secs => ${result.retryInSeconds})`;
+  const attempt = { projectId, runId: push.run_id, attempt: push.attempt };
+  const retries = result.state === "retrying";
   await sql`
-    with attempt as (
-      update run_attempts
-      set finished_at = carillon_now(), response_status = ${result.responseStatus}, error = ${result.error},
-          duration_ms = ${result.durationMs}, response_body = ${result.responseBody && Buffer.from(result.responseBody)}
-      where project_id = ${projectId} and run_id = ${push.run_id} and attempt = ${push.attempt}
-    )
+    with attempt as (${recordOutcome(attempt, result.record, retries ? nextAt : sql<null>`null`)})
     update runs
-    set state = ${result.state}, lease_token = null, lease_expires_at = null, response_status = ${result.responseStatus},
-        error = ${result.error}, run_at = carillon_now() + make_interval(secs => ${result.retryInSeconds}),
+    set state = ${result.state}, lease_token = null, lease_expires_at = null, response_status = ${result.record.responseStatus},
+        error = ${result.error}, run_at = ${nextAt},
         finished_at = case when ${result.state} = 'retrying' then null else carillon_now() end,
         expires_at = case when ${result.state} = 'retrying' then null
                           else carillon_now() + make_interval(days => ${PUSH_RETENTION_DAYS}) end
     where project_id = ${projectId} and run_id = ${push.run_id} and lease_token = ${push.lease_token}`.execute(trx);
+}
+
+/** What a push comes to that is given up though nobody knows how its last attempt ended, because its node was lost. */
+export type LostPush = Pick<PushResult, "error" | "retryInSeconds"> & { readonly state: "failed" | "retrying" };
+
+/** Records that a push was lost with its node, and notes why its attempt has no outcome. */
+export async function abandonPush(
+  trx: Db,
+  projectId: string,
+  { subscriptionId, messageId }: { readonly subscriptionId: string; readonly messageId: string },
+  { state, error, retryInSeconds }: LostPush,
+): Promise<void> {
+  await sql`
+    with lost as (
+      update runs
+      set state = ${state}, lease_token = null, lease_expires_at = null, error = ${error},
+          run_at = carillon_now() + make_interval(secs => ${retryInSeconds}),
+          finished_at = case when ${state} = 'failed' then carillon_now() end,
+          expires_at = case when ${state} = 'failed' then carillon_now() + make_interval(days => ${PUSH_RETENTION_DAYS}) end
+      where project_id = ${projectId} and subscription_id = ${subscriptionId} and message_id = ${messageId}
+        and state = 'running'
+      returning run_id, attempt
+    )
+    update run_attempts a set error = ${RUN_ERRORS.leaseExpired} from lost
+    where a.project_id = ${projectId} and a.run_id = lost.run_id and a.attempt = lost.attempt and a.finished_at is null`.execute(
+    trx,
+  );
 }
 
 /**
@@ -96,8 +111,8 @@ export async function endOrphanedPushes(db: Db, limit: number): Promise<number> 
     update runs
     set state = 'canceled', error = 'the message has left the queue', lease_token = null, lease_expires_at = null,
         finished_at = carillon_now(), expires_at = carillon_now() + make_interval(days => ${PUSH_RETENTION_DAYS})
-    where (project_id, run_id) in (
-      select r.project_id, r.run_id from runs r
+    where ctid = any(array(
+      select r.ctid from runs r
       where r.kind = 'push' and r.state in ('running', 'retrying')
         and (r.lease_expires_at is null or r.lease_expires_at <= carillon_now())
         and not exists (
@@ -106,7 +121,10 @@ export async function endOrphanedPushes(db: Db, limit: number): Promise<number> 
           where s.project_id = r.project_id and s.subscription_id = r.subscription_id
             and (exists (select from messages m
                          where m.project_id = s.project_id and m.queue_id = s.queue_id and m.message_id = r.message_id)
+                 or exists (select from push_deliveries d
+                            where d.project_id = s.project_id and d.subscription_id = s.subscription_id
+                              and d.message_id = r.message_id)
                  or carillon_line_holds(q.lane_id, r.message_id)))
-      limit ${limit} for update skip locked)`.execute(db);
+      limit ${limit} for update skip locked))`.execute(db);
   return Number(numAffectedRows ?? 0n);
 }

@@ -21,6 +21,7 @@ export interface QueueStatsRow {
  */
 export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow> {
   const line = await lineStats(db, queue);
+  const pushed = await pushedStats(db, queue);
   const { rows } = await sql<QueueStatsRow>`
     select held.available, held.delayed, held.in_flight, held.dead, acks.acked,
            held.published + acks.published as published,
@@ -36,11 +37,23 @@ export async function queueStats(db: Db, queue: QueueRow): Promise<QueueStatsRow
   return {
     ...stats,
     available: stats.available + line.available,
-    in_flight: stats.in_flight + line.in_flight,
-    oldest_age_seconds: greatest(stats.oldest_age_seconds, line.oldest_age_seconds),
+    in_flight: stats.in_flight + line.in_flight + pushed.in_flight,
+    oldest_age_seconds: greatest(
+      greatest(stats.oldest_age_seconds, line.oldest_age_seconds),
+      pushed.oldest_age_seconds,
+    ),
     published: stats.published + line.published,
     acked: stats.acked + line.acked,
   };
+}
+
+/** What the queue's subscriptions have been given over, which is in flight until all of them are done. */
+async function pushedStats(db: Db, queue: QueueRow) {
+  const { rows } = await sql<{ in_flight: number; oldest_age_seconds: number | null }>`
+    select (held.available + held.delayed + held.in_flight)::int as in_flight,
+           extract(epoch from carillon_now() - held.oldest_published_at)::int as oldest_age_seconds
+    from carillon_lane_stats(${queue.project_id}, ${queue.push_lane_id}) held`.execute(db);
+  return rows[0] ?? { in_flight: 0, oldest_age_seconds: null };
 }
 
 function greatest(a: number | null, b: number | null): number | null {

@@ -108,6 +108,7 @@ export async function deleteQueue(trx: Db, queue: QueueRow): Promise<void> {
     .values([
       { project_id, queue_id, lane_id: queue.lane_id },
       { project_id, queue_id: queue.graveyard_id },
+      { project_id, queue_id: queue.push_lane_id },
     ])
     .execute();
 }

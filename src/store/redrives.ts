@@ -14,20 +14,25 @@ export interface NewRedrive {
   readonly filter: DeadLetterFilter;
   /** Null: as fast as it goes. */
   readonly messagesPerSecond: number | null;
+  /** Aborted when the count of what it finds has taken too long. Without it the count takes what it takes. */
+  readonly within?: AbortSignal | undefined;
 }
 
 /**
  * Starts a redrive of the dead letters that there are now, and says whether it could: a queue has one at a time, and the
  * one that runs is returned instead.
+ *
+ * @throws Refusal DEAD_LETTERS_TOO_MANY when `within` is aborted first
  */
 export async function startRedrive(
   trx: Db,
-  { queue, to, filter, messagesPerSecond }: NewRedrive,
+  wanted: NewRedrive,
 ): Promise<{ readonly redrive: RedriveRow; readonly started: boolean }> {
+  const { queue, to, filter, messagesPerSecond, within } = wanted;
   const running = await runningRedrive(trx, queue);
   if (running !== undefined) return { redrive: running, started: false };
   const cut = await drawCut(trx);
-  const matched = await countDeadLetters(trx, queue, filter, { cut });
+  const matched = await countDeadLetters(trx, queue, filter, { cut, within });
   const started = await trx
     .insertInto("redrives")
     .values({
@@ -46,7 +51,7 @@ export async function startRedrive(
     .executeTakeFirst();
   if (started !== undefined) return { redrive: started, started: true };
   // The one that came first may end in between; then the next try finds the place free.
-  return startRedrive(trx, { queue, to, filter, messagesPerSecond });
+  return startRedrive(trx, wanted);
 }
 
 async function runningRedrive(db: Db, queue: QueueRow): Promise<RedriveRow | undefined> {

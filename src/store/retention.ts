@@ -16,13 +16,15 @@ export async function pruneMessages(db: Db, limit: number): Promise<number> {
 const LATE_MINUTES = 60;
 
 /**
- * Deletes up to `limit` messages of a deleted queue and returns how many; with none to delete, forgets empty lanes of
- * queues deleted long enough ago. What was acked there is forgotten with age, as everywhere.
+ * Deletes up to `limit` messages of a deleted queue, or as much of what its subscriptions had still to be given, and returns how
+ * many; with none to delete, forgets empty lanes of queues deleted long enough ago. What was acked there is forgotten with age, as everywhere.
  */
 export async function pruneDroppedLanes(db: Db, limit: number): Promise<number> {
   const holds = sql`exists (select from messages m where m.project_id = l.project_id and m.queue_id = l.queue_id)`;
   const inLine = await pruneDroppedLines(db, limit);
   if (inLine > 0) return inLine;
+  const given = await pruneDroppedDeliveries(db, limit);
+  if (given > 0) return given;
   const { rows } = await sql<{ project_id: string; queue_id: string }>`
     select project_id, queue_id from dropped_lanes l where ${holds} limit 1`.execute(db);
   const lane = rows[0];
@@ -37,6 +39,16 @@ export async function pruneDroppedLanes(db: Db, limit: number): Promise<number> 
   const { numAffectedRows } = await sql`
     delete from dropped_lanes l
     where dropped_at <= carillon_now() - make_interval(mins => ${LATE_MINUTES}) and not ${holds}`.execute(db);
+  return Number(numAffectedRows ?? 0n);
+}
+
+/** Deletes up to `limit` deliveries to subscriptions of deleted queues and returns how many. */
+async function pruneDroppedDeliveries(db: Db, limit: number): Promise<number> {
+  const { numAffectedRows } = await sql`
+    delete from push_deliveries where ctid = any(array(
+      select d.ctid from dropped_lanes l join push_deliveries d using (project_id, queue_id) limit ${limit}))`.execute(
+    db,
+  );
   return Number(numAffectedRows ?? 0n);
 }
 

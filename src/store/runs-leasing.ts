@@ -1,61 +1,37 @@
 import { sql } from "kysely";
 import type { CronJobState, Db, RunKind, RunTrigger, TaskState } from "../db/schema.ts";
-import { isTooLate, RUN_ERRORS, type RunTransition, withoutRetry } from "../domain/run.ts";
+import type { Backoff } from "../domain/backoff.ts";
+import { RUN_ERRORS, type RunTransition, withoutRetry } from "../domain/run.ts";
+import type { SealedKey } from "../domain/signing-key.ts";
+import { publishRun } from "./cron-publishing.ts";
+import { admitRequests, type Grant } from "./endpoint-admission.ts";
+import { disableWebhookOf } from "./event-webhooks.ts";
 import { type AttemptRecord, abandonAttempt, finishAttempt } from "./run-attempts.ts";
 import { applyTransition, type RunKey, type RunOwner } from "./runs.ts";
+import type { DueRun } from "./runs-due.ts";
+import { signersOf } from "./signing-keys.ts";
 
 /** How long a lease outlives the time limit of its attempt, in seconds: time to record the outcome. */
 export const LEASE_MARGIN_SECONDS = 30;
-/** Time limit of an attempt to deliver a failure event, in seconds. */
+/** Time limit of an attempt to deliver an event, in seconds. */
 const CALLBACK_TIMEOUT_SECONDS = 30;
-
-/** A run that may be leased. */
-export interface DueRun extends RunKey {
-  readonly taskId: string | null;
-  /** It is a task that is later than its grace allows. */
-  readonly tooLate: boolean;
-}
-
-/** Up to `limit` runs whose time has come, the longest due first. Those of pushes are leased elsewhere. */
-export async function dueRuns(db: Db, limit: number): Promise<DueRun[]> {
-  const { rows } = await sql<{
-    project_id: string;
-    run_id: string;
-    task_id: string | null;
-    fire_at: Date;
-    attempt: number;
-    trigger: RunTrigger;
-    grace_seconds: number | null;
-    now: Date;
-  }>`
-    select r.project_id, r.run_id, r.task_id, r.fire_at, r.attempt, r.trigger, t.grace_seconds, carillon_now() as now
-    from runs r left join tasks t on t.project_id = r.project_id and t.task_id = r.task_id
-    where r.state in ('pending', 'retrying') and not r.waiting and r.kind <> 'push' and r.run_at <= carillon_now()
-    order by r.run_at limit ${limit}`.execute(db);
-  return rows.map((row) => ({
-    projectId: row.project_id,
-    runId: row.run_id,
-    taskId: row.task_id,
-    tooLate: row.attempt === 0 && row.trigger !== "manual" && isTooLate(row.fire_at, row.now, row.grace_seconds),
-  }));
-}
-
-/** Milliseconds until the next run is due, 0 when one is; undefined when none is to come. */
-export async function msUntilNextRun(db: Db): Promise<number | undefined> {
-  const { rows } = await sql<{ ms: number | null }>`
-    select extract(epoch from min(run_at) - carillon_now())::float8 * 1000 as ms from runs
-    where state in ('pending', 'retrying') and not waiting and kind <> 'push'`.execute(db);
-  const ms = rows[0]?.ms ?? undefined;
-  return ms === undefined ? undefined : Math.max(0, Math.ceil(ms));
-}
 
 /** A run whose next attempt belongs to whoever holds the token, with all that the attempt needs. */
 export interface LeasedRun extends RunKey {
   readonly kind: RunKind;
   readonly cronId: string | null;
   readonly taskId: string | null;
+  /** Of a push that is made once more. */
+  readonly subscriptionId: string | null;
+  readonly messageId: string | null;
   readonly trigger: RunTrigger;
+  /** The run that this one replays. */
+  readonly replayOf: string | null;
   readonly fireAt: Date;
+  /** When the first attempt was due. */
+  readonly effectiveAt: Date;
+  /** The instant now. */
+  readonly leasedAt: Date;
   readonly attempt: number;
   readonly leaseToken: string;
   readonly url: string;
@@ -63,65 +39,110 @@ export interface LeasedRun extends RunKey {
   readonly payload: Buffer | null;
   readonly contentType: string;
   readonly headers: Readonly<Record<string, string>>;
-  readonly secret: string;
+  /** What signs it. */
+  readonly signers: readonly SealedKey[];
   readonly timeoutSeconds: number;
   readonly retries: number;
+  /** How far apart they are; null for the default. */
+  readonly backoff: Backoff | null;
+  /** Its end decides over the breaker of the endpoint. */
+  readonly probe: boolean;
+  /** The endpoint has a limit or is in trouble, so that others may wait for the end of this attempt. */
+  readonly guarded: boolean;
 }
 
 /**
- * Leases those of the project's runs that are still due and that nobody else is leasing, and records the attempt of
- * each, so that one whose node dies under it is counted.
+ * Leases those of the project's runs that are still due, that nobody else is leasing and that their endpoints admit, and
+ * records the attempt of each, so that one whose node dies under it is counted. What is not admitted stays as it is.
  */
 export async function leaseRuns(db: Db, projectId: string, runs: readonly DueRun[]): Promise<LeasedRun[]> {
   const taskIds = runs.flatMap(({ taskId }) => (taskId === null ? [] : [taskId]));
-  return db.transaction().execute(async (trx) => {
-    const tasks = new Set(taskIds.length === 0 ? [] : await lockTasks(trx, projectId, taskIds));
-    const runIds = runs.filter(({ taskId }) => taskId === null || tasks.has(taskId)).map(({ runId }) => runId);
+  const lease = async (trx: Db): Promise<LeasedRun[]> => {
+    const tasks = new Set(taskIds.length === 0 ? [] : await lockFreeTasks(trx, projectId, taskIds));
+    const free = runs.filter(({ taskId }) => taskId === null || tasks.has(taskId));
+    const grants = await admitGuarded(trx, projectId, free);
+    const runIds = withinGrants(free, grants).map(({ runId }) => runId);
     if (runIds.length === 0) return [];
-    const { rows } = await sql<LeasedRun>`
+    const { rows } = await sql<Omit<LeasedRun, "probe" | "guarded"> & { readonly endpointId: string }>`
       with due as materialized (
         select r.run_id,
-          coalesce(c.url, t.url, b.url) as url,
+          coalesce(c.url, t.url, w.url, b.url) as url, b.subscription_id,
           coalesce(c.payload, t.payload, b.body) as payload,
-          coalesce(c.content_type, t.content_type, 'application/json') as content_type,
-          coalesce(c.headers, t.headers, '{}') as headers,
-          coalesce(c.secret, t.secret, b.secret, p.signing_secret) as secret,
+          coalesce(c.content_type, t.content_type, b.content_type, 'application/json') as content_type,
+          coalesce(c.headers, t.headers, b.headers, '{}') as headers,
+          ${signersOf(sql.ref("r.project_id"), sql`coalesce(r.cron_id, r.task_id, b.webhook_id, b.subscription_id, b.signer_id)`)} as signers,
           coalesce(c.timeout_seconds, t.timeout_seconds, ${CALLBACK_TIMEOUT_SECONDS}) as timeout_seconds,
-          coalesce(c.retries, t.retries, 0) as retries
+          coalesce(c.retries, t.retries, 0) as retries,
+          coalesce(c.backoff, t.backoff) as backoff
         from runs r
-        join projects p on p.project_id = r.project_id
-        left join cron_jobs c on c.project_id = r.project_id and c.cron_id = r.cron_id
-        left join tasks t on t.project_id = r.project_id and t.task_id = r.task_id
-        left join callbacks b on b.project_id = r.project_id and b.callback_id = r.callback_id
+        -- Run by run: as joins, all of a project's rows are read for each run where the planner knows of few.
+        left join lateral (
+          select * from cron_jobs where project_id = r.project_id and cron_id = r.cron_id limit 1) c on true
+        left join lateral (
+          select * from tasks where project_id = r.project_id and task_id = r.task_id limit 1) t on true
+        left join lateral (
+          select * from callbacks where project_id = r.project_id and callback_id = r.callback_id limit 1) b on true
+        left join event_webhooks w on w.project_id = b.project_id and w.webhook_id = b.webhook_id
         where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[])
           and r.state in ('pending', 'retrying') and not r.waiting and r.run_at <= carillon_now()
+          and (r.start_by is null or r.attempt > 0 or r.start_by > carillon_now())
         for update of r skip locked),
       leased as (
-        update runs set state = 'running', attempt = runs.attempt + 1, lease_token = gen_random_uuid(),
+        update runs set state = 'running', parked = false, attempt = runs.attempt + 1, lease_token = gen_random_uuid(),
           lease_expires_at = carillon_now() + make_interval(secs => due.timeout_seconds + ${LEASE_MARGIN_SECONDS}::int),
           started_at = coalesce(started_at, carillon_now())
-        from due where runs.project_id = ${projectId} and runs.run_id = due.run_id
+        from due
+        where runs.project_id = ${projectId} and runs.run_id = any(${runIds}::uuid[]) and runs.run_id = due.run_id
         returning runs.*),
       recorded as (
-        insert into run_attempts (project_id, run_id, attempt) select project_id, run_id, attempt from leased)
+        insert into run_attempts (project_id, run_id, attempt, url)
+        select l.project_id, l.run_id, l.attempt, due.url from leased l join due on due.run_id = l.run_id)
       select l.project_id as "projectId", l.run_id as "runId", l.kind, l.cron_id as "cronId", l.task_id as "taskId",
-        l.trigger, l.fire_at as "fireAt", l.attempt, l.lease_token as "leaseToken", due.url, due.payload,
-        due.content_type as "contentType", due.headers, due.secret, due.timeout_seconds as "timeoutSeconds", due.retries
+        l.endpoint_id as "endpointId", l.trigger, l.fire_at as "fireAt",
+        coalesce(l.effective_at, l.fire_at) as "effectiveAt", carillon_now() as "leasedAt", l.attempt,
+        l.lease_token as "leaseToken",
+        l.message_id as "messageId", l.replay_of as "replayOf", due.subscription_id as "subscriptionId", due.url,
+        due.payload, due.content_type as "contentType", due.headers, due.signers,
+        due.timeout_seconds as "timeoutSeconds", due.retries, due.backoff
       from leased l join due on due.run_id = l.run_id
       order by l.run_at`.execute(trx);
     if (tasks.size > 0) await markRunning(trx, projectId, rows);
-    return rows;
+    return rows.map((run) => {
+      const grant = grants.get(run.endpointId);
+      return { ...run, probe: grant?.probe ?? false, guarded: grant !== undefined };
+    });
+  };
+  // One statement is a transaction by itself.
+  const isOneStatement = taskIds.length === 0 && !runs.some(({ guarded }) => guarded);
+  return isOneStatement ? lease(db) : db.transaction().execute(lease);
+}
+
+/** What endpoints that are guarded admit of the runs; others are not in the answer. */
+async function admitGuarded(trx: Db, projectId: string, runs: readonly DueRun[]): Promise<Map<string, Grant>> {
+  const wanted = new Map<string, number>();
+  for (const { endpointId, guarded } of runs) if (guarded) wanted.set(endpointId, (wanted.get(endpointId) ?? 0) + 1);
+  return wanted.size === 0 ? new Map() : admitRequests(trx, projectId, wanted);
+}
+
+/** The runs that may go, in their order. */
+function withinGrants(runs: readonly DueRun[], grants: ReadonlyMap<string, Grant>): DueRun[] {
+  const left = new Map([...grants].map(([endpointId, { granted }]) => [endpointId, granted]));
+  return runs.filter(({ endpointId }) => {
+    const count = left.get(endpointId);
+    if (count === undefined) return true;
+    left.set(endpointId, count - 1);
+    return count > 0;
   });
 }
 
-async function lockTasks(trx: Db, projectId: string, taskIds: readonly string[]): Promise<string[]> {
+async function lockFreeTasks(trx: Db, projectId: string, taskIds: readonly string[]): Promise<string[]> {
   const { rows } = await sql<{ task_id: string }>`
     select task_id from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
     for no key update skip locked`.execute(trx);
   return rows.map(({ task_id }) => task_id);
 }
 
-async function markRunning(trx: Db, projectId: string, leased: readonly LeasedRun[]): Promise<void> {
+async function markRunning(trx: Db, projectId: string, leased: readonly Pick<LeasedRun, "taskId">[]): Promise<void> {
   const taskIds = leased.flatMap(({ taskId }) => (taskId === null ? [] : [taskId]));
   await sql`update tasks set state = 'running' where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])`.execute(
     trx,
@@ -129,7 +150,10 @@ async function markRunning(trx: Db, projectId: string, leased: readonly LeasedRu
 }
 
 /** An attempt under way: what is needed to settle its run. */
-export type AttemptKey = Pick<LeasedRun, "projectId" | "runId" | "cronId" | "taskId" | "attempt" | "leaseToken">;
+export type AttemptKey = Pick<
+  LeasedRun,
+  "projectId" | "runId" | "kind" | "cronId" | "taskId" | "attempt" | "leaseToken"
+>;
 
 /** `stale`: the lease was lost, and nothing is changed. `due`: settled, and another run is due by that. */
 export type SettleOutcome = "stale" | "settled" | "due";
@@ -149,16 +173,45 @@ export async function settleRun(
   return db.transaction().execute(async (trx) => {
     const job = run.cronId === null ? undefined : await lockOwner(trx, run.projectId, run.cronId);
     const taskState = run.taskId === null ? undefined : await lockTask(trx, run.projectId, run.taskId);
-    const settled = await applyTransition(trx, run, run, allowed(transition, job?.state, taskState), job);
-    if (settled === undefined) return "stale";
+    const isWanted = run.kind !== "callback" || transition.to !== "retrying" || (await isWebhookThere(trx, run));
+    const next = isWanted
+      ? allowed(transition, job?.state, taskState)
+      : withoutRetry(transition, RUN_ERRORS.webhookGone);
+    const settledRun = await applyTransition(trx, run, run, next, job);
+    if (settledRun === undefined) return "stale";
+    // What is to be tried again goes where its job now points.
+    const settled = job === undefined ? settledRun : await publishRun(trx, job, settledRun);
     if (record === undefined) await abandonAttempt(trx, run, RUN_ERRORS.leaseExpired);
-    else await finishAttempt(trx, run, record);
+    else await finishAttempt(trx, run, record, settled.state === "retrying" ? settled.run_at : null);
+    if (run.kind === "callback" && record?.disable) await disableWebhookOf(trx, run.projectId, run.runId);
 
-    if (run.cronId === null || settled.finished_at === null) return "settled";
-    const released = await releaseWaiting(trx, run.projectId, run.cronId);
-    const told = settled.state === "failed" && job?.on_failure_webhook !== null;
-    return released || told ? "due" : "settled";
+    if (settled.finished_at === null) return "settled";
+    const released = run.cronId !== null && (await releaseWaiting(trx, run.projectId, [run.cronId])).size > 0;
+    // A failure may have put events on their way.
+    return released || (settled.state === "failed" && run.kind !== "callback") ? "due" : "settled";
   });
+}
+
+/** Whether the webhook that an event is for is still there and enabled, and is to stay so until the transaction ends. */
+async function isWebhookThere(trx: Db, run: RunKey): Promise<boolean> {
+  const callback = await trx
+    .selectFrom("callbacks as b")
+    .innerJoin("runs as r", (join) =>
+      join.onRef("r.project_id", "=", "b.project_id").onRef("r.callback_id", "=", "b.callback_id"),
+    )
+    .select("b.webhook_id")
+    .where("r.project_id", "=", run.projectId)
+    .where("r.run_id", "=", run.runId)
+    .executeTakeFirst();
+  if (callback === undefined || callback.webhook_id === null) return true;
+  const webhook = await trx
+    .selectFrom("event_webhooks")
+    .select("enabled")
+    .where("project_id", "=", run.projectId)
+    .where("webhook_id", "=", callback.webhook_id)
+    .forShare()
+    .executeTakeFirst();
+  return webhook?.enabled === true;
 }
 
 function allowed(transition: RunTransition, job: CronJobState | undefined, task: TaskState | undefined): RunTransition {
@@ -167,14 +220,47 @@ function allowed(transition: RunTransition, job: CronJobState | undefined, task:
   return transition;
 }
 
-async function lockOwner(trx: Db, projectId: string, cronId: string): Promise<RunOwner | undefined> {
-  return trx
+/** The cron job of a run, locked. */
+export async function lockOwner(trx: Db, projectId: string, cronId: string): Promise<RunOwner | undefined> {
+  return (await lockOwners(trx, projectId, [cronId])).get(cronId);
+}
+
+/** The cron jobs of runs by their ids, locked in the order of the ids. */
+export async function lockOwners(
+  trx: Db,
+  projectId: string,
+  cronIds: readonly string[],
+): Promise<Map<string, RunOwner>> {
+  if (cronIds.length === 0) return new Map();
+  const jobs = await trx
     .selectFrom("cron_jobs")
-    .select(["name", "retention_days", "on_failure_webhook", "secret", "state"])
+    .select([
+      "project_id",
+      "cron_id",
+      "name",
+      "url",
+      "queue",
+      "retention_days",
+      "on_failure_webhook",
+      "pause_after_failures",
+      "start_grace_seconds",
+      "finish_grace_seconds",
+      "state",
+      "ping_token",
+    ])
     .where("project_id", "=", projectId)
-    .where("cron_id", "=", cronId)
+    .where(sql<boolean>`cron_id = any(${cronIds}::uuid[])`)
+    .orderBy("cron_id")
     .forNoKeyUpdate()
-    .executeTakeFirst();
+    .execute();
+  return new Map(jobs.map((job) => [job.cron_id, job]));
+}
+
+/** Locks tasks in the order of their ids. */
+export async function lockTasks(trx: Db, projectId: string, taskIds: readonly string[]): Promise<void> {
+  await sql`
+    select from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
+    order by task_id for no key update`.execute(trx);
 }
 
 async function lockTask(trx: Db, projectId: string, taskId: string): Promise<TaskState | undefined> {
@@ -188,47 +274,48 @@ async function lockTask(trx: Db, projectId: string, taskId: string): Promise<Tas
   return task?.state;
 }
 
-/** Lets the run that has waited longest start when no other is live; says whether there was one. Needs the job's lock. */
-export async function releaseWaiting(trx: Db, projectId: string, cronId: string): Promise<boolean> {
-  const { numAffectedRows } = await sql`
+/**
+ * Of each of the cron jobs lets the run that has waited longest start when no other is live. Returns the jobs that had one.
+ * What waits of a monitor waits for a ping.
+ * Needs the jobs' locks.
+ */
+export async function releaseWaiting(trx: Db, projectId: string, cronIds: readonly string[]): Promise<Set<string>> {
+  if (cronIds.length === 0) return new Set();
+  const { rows } = await sql<{ cron_id: string }>`
     update runs set waiting = false, run_at = carillon_now()
-    where project_id = ${projectId} and run_id = (
-        select run_id from runs
-        where project_id = ${projectId} and cron_id = ${cronId} and state = 'pending' and waiting
-        order by fire_at, run_id limit 1)
-      and not exists (
-        select from runs where project_id = ${projectId} and cron_id = ${cronId}
-          and state in ('pending', 'running', 'retrying') and not waiting)`.execute(trx);
-  return (numAffectedRows ?? 0n) > 0n;
-}
-
-/** Ends a task that is later than its grace allows, unless it was moved or started meanwhile. Says whether it did. */
-export async function expireTask(db: Db, run: RunKey, taskId: string): Promise<boolean> {
-  return db.transaction().execute(async (trx) => {
-    await lockTask(trx, run.projectId, taskId);
-    const { rows } = await sql<{ fire_at: Date; grace_seconds: number | null; now: Date }>`
-      select r.fire_at, t.grace_seconds, carillon_now() as now
-      from runs r join tasks t on t.project_id = r.project_id and t.task_id = r.task_id
-      where r.project_id = ${run.projectId} and r.run_id = ${run.runId} and r.trigger <> 'manual'
-        and r.state = 'pending'`.execute(trx);
-    const row = rows[0];
-    if (row === undefined || !isTooLate(row.fire_at, row.now, row.grace_seconds)) return false;
-    const expired = { to: "expired", error: RUN_ERRORS.expired } as const;
-    return (await applyTransition(trx, run, { states: ["pending"] }, expired, undefined)) !== undefined;
-  });
+    -- The array is made first and job by job: as joins, all of the project's runs are read for each job where the planner
+    -- knows of few.
+    where project_id = ${projectId} and run_id = any(array(
+        select w.run_id from unnest(${cronIds}::uuid[]) as job (cron_id)
+        cross join lateral (
+          select run_id from runs r
+          where r.project_id = ${projectId} and r.cron_id = job.cron_id and r.state = 'pending' and r.waiting
+            and r.trigger <> 'ping'
+          order by r.fire_at, r.run_id limit 1) w
+        where (
+          select true from runs l where l.project_id = ${projectId} and l.cron_id = job.cron_id
+            and l.state in ('pending', 'running', 'retrying') and not l.waiting limit 1) is null))
+    returning cron_id`.execute(trx);
+  return new Set(rows.map(({ cron_id: cronId }) => cronId));
 }
 
 /** A run whose lease has run out. */
 export interface LapsedRun extends AttemptKey {
-  readonly kind: RunKind;
+  /** It is a monitor's: nobody here makes it, and no ping has told of its end. */
+  readonly isPinged: boolean;
   readonly retries: number;
+  readonly backoff: Backoff | null;
 }
 
-/** Up to `limit` runs whose lease has run out: their node is dead, or was cut off. Those of pushes are left out. */
+/**
+ * Up to `limit` runs whose lease has run out: their node is dead, or was cut off, or the run of a monitor does not end. Those of
+ * pushes are left out.
+ */
 export async function lapsedRuns(db: Db, limit: number): Promise<LapsedRun[]> {
   const { rows } = await sql<LapsedRun>`
     select r.project_id as "projectId", r.run_id as "runId", r.kind, r.cron_id as "cronId", r.task_id as "taskId",
-      r.attempt, r.lease_token as "leaseToken", coalesce(c.retries, t.retries, 0) as retries
+      r.attempt, r.lease_token as "leaseToken", coalesce(c.retries, t.retries, 0) as retries,
+      coalesce(c.backoff, t.backoff) as backoff, c.ping_token is not null as "isPinged"
     from runs r
     left join cron_jobs c on c.project_id = r.project_id and c.cron_id = r.cron_id
     left join tasks t on t.project_id = r.project_id and t.task_id = r.task_id

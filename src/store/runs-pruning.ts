@@ -3,7 +3,7 @@ import type { Db } from "../db/schema.ts";
 import { retentionSeconds } from "../domain/run.ts";
 
 /**
- * Deletes up to `limit` finished runs whose time is over, with their attempts and their failure events, and the done
+ * Deletes up to `limit` finished runs whose time is over, with their attempts, their pings and their failure events, and the done
  * tasks whose last run that was. Returns how many runs.
  */
 export async function pruneRuns(db: Db, limit: number): Promise<number> {
@@ -16,8 +16,13 @@ export async function pruneRuns(db: Db, limit: number): Promise<number> {
         returning project_id, run_id, task_id, callback_id),
       attempts as (
         delete from run_attempts a using doomed d where a.project_id = d.project_id and a.run_id = d.run_id),
+      pings as (
+        delete from run_pings p using doomed d where p.project_id = d.project_id and p.run_id = d.run_id),
       events as (
-        delete from callbacks c using doomed d where c.project_id = d.project_id and c.callback_id = d.callback_id)
+        delete from callbacks c using doomed d where c.project_id = d.project_id and c.callback_id = d.callback_id
+          and not exists (
+            select from runs r where r.project_id = c.project_id and r.callback_id = c.callback_id
+              and r.run_id not in (select run_id from doomed)))
       select project_id, task_id from doomed`.execute(trx);
     const tasks = rows.filter(({ task_id }) => task_id !== null);
     if (tasks.length > 0) {
@@ -40,7 +45,8 @@ export async function applyRetention(db: Db, limit: number): Promise<number> {
     const job = await trx
       .selectFrom("cron_jobs")
       .select(["project_id", "cron_id", "retention_days"])
-      .where("retention_pending", "=", true)
+      // Not a parameter, so that the index of these jobs is found by every plan.
+      .where("retention_pending", "=", sql.lit(true))
       .limit(1)
       .forNoKeyUpdate()
       .skipLocked()

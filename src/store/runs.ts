@@ -1,9 +1,11 @@
 import { type RawBuilder, type Selectable, type SqlBool, sql } from "kysely";
-import type { Database, Db, RunKind, RunRow, RunState } from "../db/schema.ts";
-import { cronRunFailedEvent } from "../domain/failure-event.ts";
+import type { Database, Db, RunDisposition, RunKind, RunRow, RunState, TaskRow } from "../db/schema.ts";
+import { type EventTarget, expiredTaskData, type FailedRun, failedRunData } from "../domain/events.ts";
 import { formatId } from "../domain/ids.ts";
 import { DEFAULT_RETENTION_DAYS, type RunTransition, retentionSeconds } from "../domain/run.ts";
-import { insertCallback } from "./callbacks.ts";
+import { countOutcome } from "./cron-failures.ts";
+import { keepFires } from "./cron-watch.ts";
+import { emitEvent } from "./events.ts";
 
 /** A run that has its state changed. */
 export interface RunKey {
@@ -17,14 +19,25 @@ export type RunGuard = { readonly leaseToken: string } | { readonly states: read
 /** The cron job of a run, as far as the end of the run depends on it. */
 export type RunOwner = Pick<
   Selectable<Database["cron_jobs"]>,
-  "name" | "retention_days" | "on_failure_webhook" | "secret" | "state"
+  | "project_id"
+  | "cron_id"
+  | "pause_after_failures"
+  | "start_grace_seconds"
+  | "finish_grace_seconds"
+  | "name"
+  | "url"
+  | "queue"
+  | "retention_days"
+  | "on_failure_webhook"
+  | "state"
+  | "ping_token"
 >;
 
 const now = sql<Date>`carillon_now()`;
 
 /**
  * Carries out a transition, and all that follows from it in the same transaction: the expiry of the finished run, the
- * state of its task, the failure event of its cron job. Beside leasing, nothing else writes the state of a run of
+ * state of its task, the event of its failure or its expiry. Beside leasing, nothing else writes the state of a run of
  * these kinds; pushes are settled with their messages. Returns the run
  * as it is then, or undefined when the guard does not hold any more, which changes nothing.
  *
@@ -44,10 +57,12 @@ export async function applyTransition(
     .updateTable("runs")
     .set({
       state: transition.to === "expired" ? "canceled" : transition.to,
+      ...(transition.to === "expired" && { cause: "expired" }),
       error: transition.to === "succeeded" ? null : transition.error,
       lease_token: null,
       lease_expires_at: null,
       waiting: false,
+      parked: false,
       ...(transition.responseStatus === undefined ? {} : { response_status: transition.responseStatus }),
       ...(transition.to === "retrying"
         ? { run_at: sql<Date>`carillon_now() + make_interval(secs => ${transition.waitMs / 1_000})` }
@@ -60,17 +75,28 @@ export async function applyTransition(
     .executeTakeFirst();
   if (run === undefined) return undefined;
 
-  if (run.task_id !== null && transition.to !== "skipped") {
-    await trx
+  if (run.task_id !== null && transition.to !== "skipped" && transition.to !== "missed") {
+    const task = await trx
       .updateTable("tasks")
       .set({ state: transition.to })
       .where("project_id", "=", projectId)
       .where("task_id", "=", run.task_id)
       // A task that was canceled under its last attempt stays so.
       .where("state", "in", ["scheduled", "running", "retrying"])
-      .execute();
+      .returning(["name", "url", "on_failure_webhook", "grace_seconds"])
+      .executeTakeFirst();
+    if (transition.to === "failed" && task !== undefined) await tellOfFailure(trx, run, task);
+    if (transition.to === "expired" && task !== undefined) await tellOfExpiry(trx, run, task);
   }
-  if (transition.to === "failed" && run.cron_id !== null && owner !== undefined) await tellOfFailure(trx, run, owner);
+  // Deleted jobs start nothing new.
+  if (transition.to === "failed" && run.cron_id !== null && owner !== undefined && owner.state !== "deleted") {
+    await tellOfFailure(trx, run, owner);
+  }
+  const isEnd = transition.to === "failed" || transition.to === "succeeded";
+  if (isEnd && run.cron_id !== null && run.replay_of === null && owner !== undefined) {
+    await countOutcome(trx, owner, transition.to);
+    if (transition.to === "succeeded") await keepFires(trx, owner, run.fire_at);
+  }
   return run;
 }
 
@@ -84,26 +110,58 @@ function holds(guard: RunGuard): RawBuilder<SqlBool> {
     : sql<SqlBool>`state = any(${guard.states})`;
 }
 
-/** Puts the failure event of a run on its way, unless nobody wants it. Deleted jobs start nothing new. */
-async function tellOfFailure(trx: Db, run: RunRow, owner: RunOwner): Promise<void> {
-  if (owner.on_failure_webhook === null || owner.state === "deleted" || run.cron_id === null) return;
-  const body = cronRunFailedEvent({
+/** Puts the event of a run's failure on its way, to the failure webhook of its owner and to all who subscribe. */
+async function tellOfFailure(
+  trx: Db,
+  run: RunRow,
+  owner: EventTarget & Pick<RunOwner, "name" | "on_failure_webhook">,
+): Promise<void> {
+  const failed: Omit<FailedRun, "ownerId"> = {
     runId: formatId("run", run.run_id),
-    cronId: formatId("cron", run.cron_id),
     name: owner.name,
-    trigger: run.trigger,
+    target: owner,
+    trigger: run.replay_of === null ? run.trigger : "replay",
     scheduledAt: run.fire_at,
     startedAt: run.started_at ?? run.created_at,
     finishedAt: run.finished_at ?? run.created_at,
     error: run.error ?? "",
     responseStatus: run.response_status,
     attempts: run.attempt,
+  };
+  const { on_failure_webhook: url } = owner;
+  await emitEvent(trx, run.project_id, {
+    ...(run.cron_id !== null
+      ? {
+          type: "cron.run.failed",
+          data: failedRunData("cron_id", { ...failed, ownerId: formatId("cron", run.cron_id) }),
+        }
+      : {
+          type: "task.failed",
+          data: failedRunData("task_id", { ...failed, ownerId: formatId("task", run.task_id ?? "") }),
+        }),
+    alsoTo: url === null ? undefined : { url, signerId: run.cron_id ?? run.task_id },
   });
-  await insertCallback(trx, {
-    project_id: run.project_id,
-    url: owner.on_failure_webhook,
-    body: Buffer.from(body),
-    secret: owner.secret,
+}
+
+/** Puts the event of a task that could not start in time on its way, to those who are told of its failure. */
+async function tellOfExpiry(
+  trx: Db,
+  run: RunRow,
+  task: Pick<TaskRow, "name" | "url" | "on_failure_webhook" | "grace_seconds">,
+): Promise<void> {
+  const { on_failure_webhook: url } = task;
+  await emitEvent(trx, run.project_id, {
+    type: "task.expired",
+    data: expiredTaskData({
+      taskId: formatId("task", run.task_id ?? ""),
+      runId: formatId("run", run.run_id),
+      name: task.name,
+      url: task.url,
+      scheduledAt: run.fire_at,
+      graceSeconds: task.grace_seconds ?? 0,
+      expiredAt: run.finished_at ?? run.created_at,
+    }),
+    alsoTo: url === null ? undefined : { url, signerId: run.task_id },
   });
 }
 
@@ -124,6 +182,7 @@ export interface RunFilter {
   readonly taskId?: string | undefined;
   readonly state?: RunState | undefined;
   readonly kind?: RunKind | undefined;
+  readonly disposition?: RunDisposition | undefined;
   /** The instant that the run stands for is not before this. */
   readonly since?: Date | undefined;
   /** The instant that the run stands for is before this. */
@@ -134,7 +193,7 @@ export interface RunFilter {
 export async function listRuns(
   db: Db,
   projectId: string,
-  { cronId, taskId, state, kind, since, until }: RunFilter,
+  { cronId, taskId, state, kind, disposition, since, until }: RunFilter,
   before: string | undefined,
   limit: number,
 ): Promise<RunRow[]> {
@@ -142,11 +201,12 @@ export async function listRuns(
     .selectFrom("runs")
     .selectAll()
     .where("project_id", "=", projectId)
-    .where("kind", "!=", "callback")
+    .$if(kind !== "callback", (query) => query.where("kind", "!=", "callback"))
     .$if(cronId !== undefined, (query) => query.where("cron_id", "=", cronId ?? ""))
     .$if(taskId !== undefined, (query) => query.where("task_id", "=", taskId ?? ""))
     .$if(state !== undefined, (query) => query.where("state", "=", state ?? "pending"))
     .$if(kind !== undefined, (query) => query.where("kind", "=", kind ?? "cron"))
+    .$if(disposition !== undefined, (query) => query.where("disposition", "=", disposition ?? null))
     .$if(since !== undefined, (query) => query.where("fire_at", ">=", since ?? new Date(0)))
     .$if(until !== undefined, (query) => query.where("fire_at", "<", until ?? new Date(0)))
     .$if(before !== undefined, (query) => query.where("run_id", "<", before ?? ""))
@@ -155,7 +215,7 @@ export async function listRuns(
     .execute();
 }
 
-/** The newest run of each of the project's cron jobs or tasks, by the id of its owner. */
+/** The newest run of each of the project's cron jobs or tasks, by the id of its owner; fires that nobody let run do not count. */
 export async function newestRuns(
   db: Db,
   projectId: string,
@@ -167,6 +227,7 @@ export async function newestRuns(
     select newest.* from unnest(${ownerIds}::uuid[]) as wanted (owner_id)
     cross join lateral (
       select * from runs where project_id = ${projectId} and ${sql.ref(owner)} = wanted.owner_id
+        and (cause is null or cause = 'expired')
       order by run_id desc limit 1) as newest`.execute(db);
   return new Map(rows.map((run) => [run[owner] ?? "", run]));
 }

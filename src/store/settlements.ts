@@ -1,20 +1,9 @@
 import { sql } from "kysely";
 import type { Db, QueueRow } from "../db/schema.ts";
-import { buryMessages } from "./dead-letters.ts";
-import { ackInLine, extendClaim, lineStanding, setAside } from "./line-claims.ts";
-import { removeAcked } from "./messages.ts";
-
-/** Which delivery is meant: a message and, where the caller has one, the receipt of its hand-out. */
-export interface DeliveryKey {
-  readonly messageId: string;
-  /** Lease token. Undefined: the current lease, whoever holds it. */
-  readonly receipt: string | undefined;
-}
-
-type Absence = "not_found" | "dead_lettered" | "already_acked";
-
-/** How a delivery stands to the message's newest lease. */
-type Standing = "live" | "expired" | "lease_lost" | "not_leased" | Absence;
+import { buryMessages, type Death } from "./dead-letters.ts";
+import { ackInLine, extendClaimsSingly } from "./line-leases.ts";
+import { type PlacedMessage, removeAcked } from "./messages.ts";
+import { type Absence, type Delivery, type DeliveryKey, lockDeliveries } from "./standings.ts";
 
 export type AckOutcome =
   | { readonly acked: true; readonly late: boolean; readonly already: boolean }
@@ -34,36 +23,47 @@ export type ExtendOutcome =
   | { readonly extended: true; readonly leaseExpiresAt: Date | null }
   | { readonly extended: false; readonly reason: NackFailure };
 
-interface Delivery {
-  readonly standing: Standing;
-  readonly failureCount: number;
-  readonly expiryCount: number;
+/** As ackMessages, of one. */
+export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<AckOutcome> {
+  return only(await ackMessages(trx, queue, [key]));
 }
 
 /**
- * Removes a message for good. An ack after the end of the lease still counts while nobody else has been given the
- * message. Without a receipt it acks the current lease; in a FIFO queue, where that lease may be another's because an
- * earlier one ran out, the group then stays closed until the lease ends.
+ * Removes messages for good, and says what came of each, in their order. An ack after the end of the lease still counts
+ * while nobody else has been given the message. Without a receipt it acks the current lease; in a FIFO queue, where that
+ * lease may be another's because an earlier one ran out, the group then stays closed until the lease ends.
  */
-export async function ackMessage(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<AckOutcome> {
-  if (lacksReceipt(queue, key)) return { acked: false, reason: "receipt_required" };
-  const inLine = (await ackInLine(trx, queue, queue.lane_id, [key])).get(key.receipt ?? key.messageId);
-  if (inLine !== undefined) return { acked: true, late: inLine.late, already: false };
-  const { standing, expiryCount } = await lockDelivery(trx, queue, key);
-  switch (standing) {
-    case "live":
-      if (queue.type === "fifo" && key.receipt === undefined && expiryCount > 0)
-        await markAcked(trx, queue, key.messageId);
-      else await removeAcked(trx, queue, [key.messageId]);
-      return { acked: true, late: false, already: false };
-    case "expired":
-      await removeAcked(trx, queue, [key.messageId]);
-      return { acked: true, late: true, already: false };
-    case "already_acked":
-      return { acked: true, late: false, already: true };
-    default:
-      return { acked: false, reason: standing };
-  }
+export async function ackMessages(trx: Db, queue: QueueRow, keys: readonly DeliveryKey[]): Promise<AckOutcome[]> {
+  return inRounds(queue, keys, { acked: false, reason: "receipt_required" }, async (round) => {
+    const inLine = await ackInLine(trx, queue, queue.lane_id, round);
+    const deliveries = await lockEach(
+      trx,
+      queue,
+      round.filter((_, i) => inLine[i] === undefined),
+    );
+    const removed: PlacedMessage[] = [];
+    const marked: PlacedMessage[] = [];
+    const outcomes = round.map((key, i): AckOutcome => {
+      const there = inLine[i];
+      if (there !== undefined) return { acked: true, late: there.late, already: false };
+      const { standing, expiryCount, row } = deliveries.get(key) ?? UNKNOWN;
+      switch (standing) {
+        case "live":
+        case "expired": {
+          const mayBeAnothers = standing === "live" && key.receipt === undefined && expiryCount > 0;
+          if (row !== undefined) (queue.type === "fifo" && mayBeAnothers ? marked : removed).push(row);
+          return { acked: true, late: standing === "expired", already: false };
+        }
+        case "already_acked":
+          return { acked: true, late: false, already: true };
+        default:
+          return { acked: false, reason: standing };
+      }
+    });
+    await removeAcked(trx, queue, removed);
+    await markAcked(trx, marked);
+    return outcomes;
+  });
 }
 
 export interface NackMessage extends DeliveryKey {
@@ -81,114 +81,173 @@ export interface NackMessage extends DeliveryKey {
   readonly deadLetterQueueId?: string | undefined;
 }
 
-/** Gives a message back, or makes it a dead letter when it is not to be requeued or has failed too often. */
+/** As nackMessages, of one. */
 export async function nackMessage(trx: Db, queue: QueueRow, nack: NackMessage): Promise<NackOutcome> {
-  if (lacksReceipt(queue, nack)) return { nacked: false, reason: "receipt_required" };
-  const { standing, failureCount } = await lockDelivery(trx, queue, nack);
-  if (standing !== "live") return { nacked: false, reason: standing === "expired" ? "lease_expired" : standing };
-
-  const error = nack.error === "" ? null : nack.error;
-  const penalty = nack.penalty ?? true;
-  if (!nack.requeue || (penalty && failureCount + 1 > (nack.maxRetries ?? queue.max_retries))) {
-    const reason = nack.requeue ? "max_retries" : "rejected";
-    await buryMessages(trx, queue, [nack.messageId], { reason, error, deadLetterQueueId: nack.deadLetterQueueId });
-    return { nacked: true, requeued: false, reason };
-  }
-  await sql`
-    update messages
-    set lease_token = null, lease_expires_at = null, lease_request = null,
-        failure_count = failure_count + ${penalty ? 1 : 0}::int, return_count = return_count + ${penalty ? 0 : 1}::int,
-        visible_at = carillon_now() + make_interval(secs => ${nack.delaySeconds}),
-        rank = rank + (carillon_now() + make_interval(secs => ${nack.delaySeconds}) - visible_at),
-        error = coalesce(${error}::text, error)
-    where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = ${nack.messageId}`.execute(
-    trx,
-  );
-  return { nacked: true, requeued: true };
+  return only(await nackMessages(trx, queue, [nack]));
 }
 
-/** Makes a live lease end `visibilitySeconds` from now; 0 gives the message back, which counts as a return. */
+/**
+ * Gives messages back, or makes those dead letters that are not to be requeued or have failed too often. Says what came of
+ * each, in their order.
+ */
+export async function nackMessages(trx: Db, queue: QueueRow, nacks: readonly NackMessage[]): Promise<NackOutcome[]> {
+  return inRounds(queue, nacks, { nacked: false, reason: "receipt_required" }, async (round) => {
+    const deliveries = await lockEach(trx, queue, round);
+    const returned: (NackMessage & PlacedMessage)[] = [];
+    const deaths: (Death & { readonly deadLetterQueueId: string | undefined })[] = [];
+    const outcomes = round.map((nack): NackOutcome => {
+      const { standing, failureCount, row } = deliveries.get(nack) ?? UNKNOWN;
+      if (standing !== "live" || row === undefined) return { nacked: false, reason: refusalOf(standing) };
+      const { messageId, penalty = true, maxRetries = queue.max_retries, deadLetterQueueId } = nack;
+      if (!nack.requeue || (penalty && failureCount + 1 > maxRetries)) {
+        const reason = nack.requeue ? "max_retries" : "rejected";
+        deaths.push({ messageId, reason, error: nack.error === "" ? null : nack.error, deadLetterQueueId });
+        return { nacked: true, requeued: false, reason };
+      }
+      returned.push({ ...nack, ...row });
+      return { nacked: true, requeued: true };
+    });
+    await giveBack(trx, returned);
+    for (const [chosen, some] of Map.groupBy(deaths, ({ deadLetterQueueId }) => deadLetterQueueId)) {
+      await buryMessages(trx, queue, some, chosen);
+    }
+    return outcomes;
+  });
+}
+
+async function giveBack(trx: Db, nacks: readonly (NackMessage & PlacedMessage)[]): Promise<void> {
+  if (nacks.length === 0) return;
+  await sql`
+    update messages m
+    set lease_token = null, lease_expires_at = null, lease_request = null,
+        failure_count = m.failure_count + u.penalty, return_count = m.return_count + 1 - u.penalty,
+        visible_at = carillon_now() + make_interval(secs => u.delay),
+        rank = m.rank + (carillon_now() + make_interval(secs => u.delay) - m.visible_at),
+        error = coalesce(nullif(u.error, ''), m.error)
+    from unnest(
+      ${nacks.map(({ place }) => place)}::tid[], ${nacks.map(({ penalty = true }) => (penalty ? 1 : 0))}::int[],
+      ${nacks.map(({ delaySeconds }) => delaySeconds)}::int[], ${nacks.map(({ error }) => error)}::text[]
+    ) as u (place, penalty, delay, error)
+    where m.ctid = u.place`.execute(trx);
+}
+
+export interface ExtendLease extends DeliveryKey {
+  /** From now. 0 gives the message back, which counts as a return. */
+  readonly visibilitySeconds: number;
+}
+
+/** As extendEach, of one. */
 export async function extendLease(
   trx: Db,
   queue: QueueRow,
   key: DeliveryKey,
   visibilitySeconds: number,
 ): Promise<ExtendOutcome> {
-  if (lacksReceipt(queue, key)) return { extended: false, reason: "receipt_required" };
-  if (visibilitySeconds > 0) {
-    const leaseExpiresAt = await extendClaim(trx, queue, key, visibilitySeconds);
-    if (leaseExpiresAt !== undefined) return { extended: true, leaseExpiresAt };
-  }
-  const { standing } = await lockDelivery(trx, queue, key);
-  if (standing !== "live") return { extended: false, reason: standing === "expired" ? "lease_expired" : standing };
-  const { rows } = await sql<{ lease_expires_at: Date | null }>`
-    update messages
-    set lease_expires_at = case when ${visibilitySeconds}::int > 0 then carillon_now() + make_interval(secs => ${visibilitySeconds}) end,
-        lease_token = case when ${visibilitySeconds}::int > 0 then lease_token end,
-        visible_at = case when ${visibilitySeconds}::int > 0 then visible_at else carillon_now() end,
-        return_count = return_count + case when ${visibilitySeconds}::int > 0 then 0 else 1 end
-    where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = ${key.messageId}
-    returning lease_expires_at`.execute(trx);
-  return { extended: true, leaseExpiresAt: rows[0]?.lease_expires_at ?? null };
+  return only(await extendEach(trx, queue, [{ ...key, visibilitySeconds }]));
 }
 
-/** Whether the queue has it that a delivery is named by its receipt, and this one is not. */
-function lacksReceipt(queue: QueueRow, key: DeliveryKey): boolean {
-  return queue.require_receipt && key.receipt === undefined;
+/** Makes each of the live leases end when it says, and says what came of each, in their order. */
+export async function extendEach(
+  trx: Db,
+  queue: QueueRow,
+  extensions: readonly ExtendLease[],
+): Promise<ExtendOutcome[]> {
+  return inRounds(queue, extensions, { extended: false, reason: "receipt_required" }, async (round) => {
+    const inLine = await extendClaimsSingly(
+      trx,
+      queue,
+      round.filter(({ visibilitySeconds }) => visibilitySeconds > 0),
+    );
+    const deliveries = await lockEach(
+      trx,
+      queue,
+      round.filter(({ messageId }) => !inLine.has(messageId)),
+    );
+    const live = round.flatMap((extension) => {
+      const { standing, row } = deliveries.get(extension) ?? UNKNOWN;
+      return standing === "live" && row !== undefined ? [{ ...extension, ...row }] : [];
+    });
+    const ends = new Map([...inLine, ...(await moveEnds(trx, live))]);
+    return round.map((extension): ExtendOutcome => {
+      const leaseExpiresAt = ends.get(extension.messageId);
+      if (leaseExpiresAt !== undefined) return { extended: true, leaseExpiresAt };
+      return { extended: false, reason: refusalOf((deliveries.get(extension) ?? UNKNOWN).standing) };
+    });
+  });
+}
+
+/** The new end of each lease by message id; null where it was given back. */
+async function moveEnds(
+  trx: Db,
+  live: readonly (ExtendLease & PlacedMessage)[],
+): Promise<ReadonlyMap<string, Date | null>> {
+  if (live.length === 0) return new Map();
+  const { rows } = await sql<{ message_id: string; lease_expires_at: Date | null }>`
+    update messages m
+    set lease_expires_at = case when u.seconds > 0 then carillon_now() + make_interval(secs => u.seconds) end,
+        lease_token = case when u.seconds > 0 then m.lease_token end,
+        visible_at = case when u.seconds > 0 then m.visible_at else carillon_now() end,
+        return_count = m.return_count + case when u.seconds > 0 then 0 else 1 end
+    from unnest(
+      ${live.map(({ place }) => place)}::tid[], ${live.map(({ visibilitySeconds }) => visibilitySeconds)}::int[]
+    ) as u (place, seconds)
+    where m.ctid = u.place
+    returning m.message_id, m.lease_expires_at`.execute(trx);
+  return new Map(rows.map((row) => [row.message_id, row.lease_expires_at]));
+}
+
+const UNKNOWN: Delivery = { standing: "not_found", failureCount: 0, expiryCount: 0, row: undefined };
+
+/** Why a delivery that stands so, and is not live, cannot be given back or extended. */
+function refusalOf(standing: Delivery["standing"]): NackFailure {
+  return standing === "expired" || standing === "live" ? "lease_expired" : standing;
+}
+
+/** Locks the messages and says how each delivery stands. */
+async function lockEach<Key extends DeliveryKey>(
+  trx: Db,
+  queue: QueueRow,
+  keys: readonly Key[],
+): Promise<ReadonlyMap<Key, Delivery>> {
+  const deliveries = await lockDeliveries(trx, queue, keys);
+  return new Map(keys.map((key, i) => [key, deliveries[i] ?? UNKNOWN]));
 }
 
 /**
- * Locks the message and says how the delivery stands. The fence: every end of a lease goes through it, but for acks in the
- * line. A message that is claimed there is set aside first.
+ * Does the work for all keys at once, and answers in their order. Where a message is named again, that is for a round of
+ * its own after the one before, as if each had come by itself. Keys without the receipt that the queue requires are
+ * refused.
  */
-async function lockDelivery(trx: Db, queue: QueueRow, key: DeliveryKey): Promise<Delivery> {
-  const { messageId, receipt } = key;
-  await setAside(trx, queue, [messageId]);
-  const { rows } = await sql<{
-    lease_token: string | null;
-    live: boolean;
-    acked: boolean;
-    failure_count: number;
-    expiry_count: number;
-  }>`
-    select lease_token, coalesce(lease_expires_at > carillon_now(), false) as live, acked, failure_count, expiry_count
-    from messages
-    where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = ${messageId}
-    for update`.execute(trx);
-  const row = rows[0];
-  const delivery = { failureCount: row?.failure_count ?? 0, expiryCount: row?.expiry_count ?? 0 };
-  if (row === undefined) return { ...delivery, standing: await whereabouts(trx, queue, messageId) };
-  if (row.acked) return { ...delivery, standing: "already_acked" };
-  if (receipt !== undefined && row.lease_token !== receipt) return { ...delivery, standing: "lease_lost" };
-  if (row.lease_token === null) return { ...delivery, standing: "not_leased" };
-  return { ...delivery, standing: row.live ? "live" : "expired" };
+async function inRounds<Key extends DeliveryKey, Outcome>(
+  queue: QueueRow,
+  keys: readonly Key[],
+  withoutReceipt: Outcome,
+  work: (round: readonly Key[]) => Promise<readonly Outcome[]>,
+): Promise<Outcome[]> {
+  const outcomes = keys.map(() => withoutReceipt);
+  let places = keys.flatMap((key, i) => (queue.require_receipt && key.receipt === undefined ? [] : [{ key, i }]));
+  while (places.length > 0) {
+    const named = new Set<string>();
+    const again: typeof places = [];
+    const round = places.filter((place) => {
+      if (named.has(place.key.messageId)) return again.push(place) < 0;
+      named.add(place.key.messageId);
+      return true;
+    });
+    const done = await work(round.map(({ key }) => key));
+    for (const [n, { i }] of round.entries()) outcomes[i] = done[n] ?? withoutReceipt;
+    places = again;
+  }
+  return outcomes;
 }
 
-/** How a message stands that is not kept singly in the queue. */
-async function whereabouts(db: Db, queue: QueueRow, messageId: string): Promise<Absence | "not_leased"> {
-  const { rows } = await sql<{ absence: Absence }>`
-    select case
-      when exists (select from acked_messages
-                   where project_id = ${queue.project_id} and queue_id = ${queue.queue_id} and message_id = ${messageId})
-        then 'already_acked'
-      when exists (select from messages
-                   where project_id = ${queue.project_id} and source_queue_id = ${queue.queue_id} and message_id = ${messageId})
-        then 'dead_lettered'
-      else 'not_found'
-    end as absence`.execute(db);
-  const absence = rows[0]?.absence ?? "not_found";
-  if (absence !== "not_found") return absence;
-  const standing = await lineStanding(db, queue, messageId);
-  if (standing === "acked") return "already_acked";
-  return standing === "unknown" ? "not_found" : "not_leased";
+function only<T>([outcome]: readonly T[]): T {
+  if (outcome === undefined) throw new Error("an outcome for each delivery was promised");
+  return outcome;
 }
 
-async function markAcked(trx: Db, queue: QueueRow, messageId: string): Promise<void> {
-  await trx
-    .updateTable("messages")
-    .set({ acked: true })
-    .where("project_id", "=", queue.project_id)
-    .where("queue_id", "=", queue.queue_id)
-    .where("message_id", "=", messageId)
-    .execute();
+async function markAcked(trx: Db, found: readonly PlacedMessage[]): Promise<void> {
+  if (found.length === 0) return;
+  await sql`
+    update messages set acked = true where ctid = any(${found.map(({ place }) => place)}::tid[])`.execute(trx);
 }

@@ -8,9 +8,11 @@ import { expireLeases, leaseMessages, leasesOf, releaseLeases } from "../../src/
 import type { MessageRow } from "../../src/store/messages.ts";
 import { putPushSubscription } from "../../src/store/push-subscriptions.ts";
 import { closesDeadLetterCycle, type NamedQueueRow } from "../../src/store/queues.ts";
+import { startRedrive } from "../../src/store/redrives.ts";
 import { nackMessage } from "../../src/store/settlements.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { deadLetters, makeQueue, publish } from "../support/queues.ts";
+import { watching } from "../support/statements.ts";
 
 let t: TestDatabase;
 let project: string;
@@ -141,9 +143,6 @@ describe("dead letters", () => {
       queue_id: c.queue_id,
       url: "https://api.example.com/",
       mode: "compete",
-      secret: null,
-      previous_secret: null,
-      previous_valid_until: null,
       max_retries: null,
       visibility_timeout_seconds: null,
       dead_letter_queue_id: b.queue_id,
@@ -228,7 +227,21 @@ describe("a filter", () => {
     expect(second.next).toBeUndefined();
     expect(await countDeadLetters(t.db, queue, filter)).toBe(1);
     expect(await redrive(queue, filter)).toBe(1);
-    expect(await inTransaction(async (trx) => purgeDeadLetters(trx, queue, {}, await drawCut(trx)))).toBe(6_000);
+    // The time of a call is over after its first step.
+    const time = new AbortController();
+    const stepped = watching(t.db, (statement) => {
+      if (statement.includes("picked")) time.abort();
+    });
+    const cut = await drawCut(t.db);
+    const purging = stepped.transaction().execute((trx) => purgeDeadLetters(trx, queue, {}, cut, time.signal));
+    await expect(purging).rejects.toMatchObject({ reason: "DEAD_LETTERS_TOO_MANY" });
+    expect(await countDeadLetters(t.db, queue, {})).toBe(6_000);
+    const count = countDeadLetters(t.db, queue, {}, { within: time.signal });
+    await expect(count).rejects.toMatchObject({ reason: "DEAD_LETTERS_TOO_MANY" });
+    const late = { queue, to: queue, filter: {}, messagesPerSecond: null, within: time.signal };
+    const starting = inTransaction((trx) => startRedrive(trx, late));
+    await expect(starting).rejects.toMatchObject({ reason: "DEAD_LETTERS_TOO_MANY" });
+    expect(await inTransaction((trx) => purgeDeadLetters(trx, queue, {}, cut))).toBe(6_000);
   });
 });
 

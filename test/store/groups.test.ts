@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { Db, QueueRow } from "../../src/db/schema.ts";
 import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
@@ -8,7 +9,7 @@ import { type MessageRow, publishMessages } from "../../src/store/messages.ts";
 import { purgeQueue } from "../../src/store/purge.ts";
 import { deleteQueue, findQueue, type QueueChanges, type QueueSettings, updateQueue } from "../../src/store/queues.ts";
 import { pruneMessages } from "../../src/store/retention.ts";
-import { ackMessage, extendLease, nackMessage } from "../../src/store/settlements.ts";
+import { ackMessage, ackMessages, extendLease, nackMessage } from "../../src/store/settlements.ts";
 import { groupKeeperTick } from "../../src/worker/group-keeper.ts";
 import { prunerTick } from "../../src/worker/pruner.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
@@ -176,8 +177,7 @@ describe("the rows of groups", () => {
       );
       while ((await inTransaction((trx) => refreshGroups(trx, queue))) > 0);
     }
-    const floors = () =>
-      t.db.selectFrom("group_change_floors").selectAll().where("queue_id", "=", queue.queue_id).execute();
+    const floors = () => t.db.selectFrom("group_marks").selectAll().where("queue_id", "=", queue.queue_id).execute();
     expect(await floors()).toHaveLength(1);
     goOn.resolve();
     await acking;
@@ -193,9 +193,31 @@ describe("the rows of groups", () => {
     await publish(t.db, queue, ["y"], { groupId: "g" });
     await inTransaction((trx) => deleteQueue(trx, queue));
     while ((await prunerTick(t.db, new AbortController().signal)) > 0);
-    for (const table of ["message_groups", "group_changes", "group_change_floors"] as const) {
+    for (const table of ["message_groups", "group_changes", "group_marks"] as const) {
       expect(await t.db.selectFrom(table).selectAll().where("queue_id", "=", queue.queue_id).execute()).toEqual([]);
     }
+  });
+
+  test("are kept for a while when a group has no messages left, and then deleted", async () => {
+    const queue = await makeQueue(t.db, project, { type: "fifo" });
+    await publishEach(queue, ["gone", "back"]);
+    for (const row of await consume(queue, 2)) await ack(queue, row);
+    while ((await inTransaction((trx) => refreshGroups(trx, queue))) > 0);
+    const known = async () => {
+      const rows = await t.db
+        .selectFrom("message_groups")
+        .select("group_id")
+        .where("queue_id", "=", queue.queue_id)
+        .execute();
+      return rows.map((row) => row.group_id).sort();
+    };
+    while ((await prunerTick(t.db, new AbortController().signal)) > 0);
+    expect(await known()).toEqual(["back", "gone"]);
+    await publishEach(queue, ["back"]);
+    while ((await inTransaction((trx) => refreshGroups(trx, queue))) > 0);
+    await t.advanceClock(61);
+    while ((await prunerTick(t.db, new AbortController().signal)) > 0);
+    expect(await known()).toEqual(["back"]);
   });
 
   test("hold nobody up for long when a queue is to be grouped while a transaction is open that publishes to it", async () => {
@@ -217,6 +239,48 @@ describe("the rows of groups", () => {
     const waiting = await t.db.selectFrom("group_changes").selectAll().where("queue_id", "=", queue.queue_id).execute();
     expect(waiting.length).toBeLessThanOrEqual(1_000);
     expect(await consume(queue, 500)).toHaveLength(500);
+  });
+});
+
+describe("the cost of a hand-out", () => {
+  /** Blocks that a hand-out of so many messages touches, which is undone. */
+  const blocksTouched = async (queue: QueueRow, limit: number): Promise<number> => {
+    const undo = new Error("undo");
+    let blocks = 0;
+    await inTransaction(async (trx) => {
+      const { rows } = await sql<{ "QUERY PLAN": [{ Plan: { "Shared Hit Blocks": number } }] }>`
+        explain (analyze, buffers, format json)
+        select carillon_hand_out(${queue.project_id}, ${queue.queue_id}, ${limit}, 30, '')`.execute(trx);
+      blocks = rows[0]?.["QUERY PLAN"][0].Plan["Shared Hit Blocks"] ?? 0;
+      throw undo;
+    }).catch((error) => {
+      if (error !== undo) throw error;
+    });
+    return blocks;
+  };
+
+  test.each<{ kind: string; settings: Partial<QueueSettings> }>([
+    { kind: "FIFO", settings: { type: "fifo" } },
+    { kind: "fair", settings: { fair: true } },
+  ])("of a $kind queue does not grow while an old transaction keeps what is over", async ({ settings }) => {
+    const queue = await makeQueue(t.db, project, settings);
+    const groups = Array.from({ length: 20 }, (_, n) => `g${n}`);
+    for (let i = 0; i < 5; i++) await publishEach(queue, groups);
+    const cycle = async () => {
+      const rows = await consume(queue, groups.length);
+      await inTransaction((trx) => ackMessages(trx, queue, rows.map(key)));
+      await publishEach(queue, groupsOf(rows));
+    };
+    await t.db
+      .transaction()
+      .setIsolationLevel("repeatable read")
+      .execute(async (old) => {
+        await old.selectFrom("messages").select("message_id").limit(1).execute();
+        for (let i = 0; i < 10; i++) await cycle();
+        const before = await blocksTouched(queue, groups.length);
+        for (let i = 0; i < 60; i++) await cycle();
+        expect(await blocksTouched(queue, groups.length)).toBeLessThan(1.6 * before);
+      });
   });
 });
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { handOut, newHandOutMemory } from "../../src/store/hand-outs.ts";
 import { expireLeases, leasesOf, liveLeases, releaseLeases } from "../../src/store/leases.ts";
 import { publishInLine } from "../../src/store/line.ts";
-import { expireClaims } from "../../src/store/line-claims.ts";
+import { ackInLine, expireClaims } from "../../src/store/line-leases.ts";
 import type { MessageRow, NewMessage } from "../../src/store/messages.ts";
 import { purgeQueue } from "../../src/store/purge.ts";
 import { queueStats } from "../../src/store/queue-stats.ts";
@@ -180,6 +180,23 @@ describe("a claim", () => {
       acked: false,
       reason: "not_found",
     });
+  });
+
+  test("loses what was acked of it, whatever the order, with gaps, repeated, or beside wrong receipts and other claims", async () => {
+    const ids = await publish("1", "2", "3", "4", "5", "6");
+    const [first, second] = (await handOut(t.db, queue.project_id, queue.name, [{ limit: 4 }, { limit: 2 }])) ?? [];
+    const rows = [...(first ?? []), ...(second ?? [])];
+    const deliveries = [rows[5], rows[3], rows[0], rows[1], rows[3]].map(key);
+    const wrong = { messageId: ids[4] ?? "", receipt: (rows[4]?.lease_token ?? "").replace(/^.{8}/, "00000000") };
+    const acked = await ackInLine(t.db, queue, queue.lane_id, [...deliveries, wrong, key(rows[2])]);
+    expect(acked.map((one) => one?.late)).toEqual([false, false, false, false, false, undefined, false]);
+    const open = await sql<{ open_seqs: string[]; settled: boolean }>`
+      select open_seqs, settled from line_claims where lane_id = ${queue.lane_id} order by hi`.execute(t.db);
+    expect(open.rows).toEqual([
+      { open_seqs: [], settled: true },
+      { open_seqs: ["5"], settled: false },
+    ]);
+    expect(await inLine()).toBe(2);
   });
 
   test("is not settled by the receipt of another hand-out", async () => {

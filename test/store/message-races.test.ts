@@ -4,11 +4,14 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import type { Db, QueueRow } from "../../src/db/schema.ts";
 import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { hasDeadLetters } from "../../src/store/dead-letters.ts";
+import { handOut } from "../../src/store/hand-outs.ts";
 import { claimKey, type IdempotencyClaim, pruneIdempotencyKeys, storeReply } from "../../src/store/idempotency.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
+import { publishInLine } from "../../src/store/line.ts";
+import { claimFromLine } from "../../src/store/line-claims.ts";
 import type { MessageRow } from "../../src/store/messages.ts";
 import { purgeQueue } from "../../src/store/purge.ts";
-import { deleteQueue, lockQueue } from "../../src/store/queues.ts";
+import { deleteQueue, lockQueue, updateQueue } from "../../src/store/queues.ts";
 import { pruneDroppedLanes } from "../../src/store/retention.ts";
 import { nackMessage } from "../../src/store/settlements.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
@@ -146,7 +149,7 @@ test("a message stored by a call that had read the queue before its deletion goe
     t.db.selectFrom("messages").select("message_id").where("project_id", "=", queue.project_id).execute();
   expect(await left()).toEqual([]);
   const lanes = () => t.db.selectFrom("dropped_lanes").selectAll().where("project_id", "=", queue.project_id).execute();
-  expect(await lanes()).toHaveLength(2);
+  expect(await lanes()).toHaveLength(3);
   await t.advanceClock(3_601);
   await pruneLanes();
   expect(await lanes()).toEqual([]);
@@ -179,5 +182,37 @@ test("an idempotency key that is claimed anew while its old row is being pruned 
   expect(await inTransaction((trx) => claimKey(trx, claim))).toMatchObject({
     kind: "replay",
     reply: Buffer.from("new"),
+  });
+});
+
+describe("a limit that is set", () => {
+  const plain = { payload: Buffer.from("x"), contentType: "", headers: {}, groupId: "", priority: 0, delaySeconds: 0 };
+
+  test("waits for a hand-out that does not know of it, and counts what that leased", async () => {
+    const queue = await makeQueue(t.db, project);
+    await publish(t.db, queue, ["a", "b"], { delaySeconds: 1 });
+    await t.advanceClock(2);
+    const leasing = openTransaction((trx) =>
+      leaseMessages(trx, queue, { limit: 1, visibilitySeconds: 30, requestId: "" }),
+    );
+    expect(await leasing.began).toHaveLength(1);
+    const next = inTransaction((trx) => updateQueue(trx, queue, { max_in_flight: 1 })).then(() =>
+      handOut(t.db, queue.project_id, queue.name, [{ limit: 10 }]),
+    );
+    await untilSomeoneWaits(next);
+    await leasing.commit();
+    expect(await next).toEqual([[]]);
+  });
+
+  test("keeps a claim that waited for it from handing out what is not counted", async () => {
+    const queue = await makeQueue(t.db, project);
+    await publishInLine(t.db, queue.project_id, queue.name, [plain, plain]);
+    const setting = openTransaction((trx) => updateQueue(trx, queue, { max_in_flight: 1 }));
+    await setting.began;
+    const claiming = claimFromLine(t.db, queue.project_id, queue.name, [{ limit: 2 }]);
+    await untilSomeoneWaits(claiming);
+    await setting.commit();
+    expect((await claiming)?.messages).toEqual([[]]);
+    expect((await handOut(t.db, queue.project_id, queue.name, [{ limit: 2 }]))?.[0]).toHaveLength(1);
   });
 });

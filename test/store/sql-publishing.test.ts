@@ -14,6 +14,7 @@ import { createQueue, findQueue, QUEUE_DEFAULTS } from "../../src/store/queues.t
 import { checkHeaders } from "../../src/webhook/headers.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { makeQueue } from "../support/queues.ts";
+import { signsWith } from "../support/signing.ts";
 
 const PSQL = "/usr/bin/psql";
 
@@ -41,7 +42,7 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   project = `p-${randomUUID()}`;
-  await ensureProject(t.db, project, "secret");
+  await ensureProject(t.db, project, signsWith());
 });
 
 const publish = async (on: pg.Client, queue: string, payload: object): Promise<string> => {
@@ -51,7 +52,7 @@ const publish = async (on: pg.Client, queue: string, payload: object): Promise<s
 
 /** What consumers of the queue are given: message ids and payloads. */
 async function consume(name = "orders", limit = 10) {
-  const queue = await findQueue(t.db, (await ensureProject(t.db, project, "")).project_id, name);
+  const queue = await findQueue(t.db, (await ensureProject(t.db, project, signsWith())).project_id, name);
   if (queue === undefined) return [];
   return t.db
     .transaction()
@@ -360,17 +361,17 @@ describe("a refusal", () => {
 
 test("a queue that publishing by SQL creates is like one that the API creates", async () => {
   await publish(app, "orders", {});
-  const { project_id } = await ensureProject(t.db, project, "");
+  const { project_id } = await ensureProject(t.db, project, signsWith());
   const { queue: made } = await createQueue(t.db, project_id, "other", QUEUE_DEFAULTS);
   const found = await findQueue(t.db, project_id, "orders");
-  const own = ["queue_id", "graveyard_id", "lane_id", "name", "created_at", "updated_at"];
+  const own = ["queue_id", "graveyard_id", "lane_id", "push_lane_id", "name", "created_at", "updated_at"];
   const settings = (row: object = {}) => Object.entries(row).filter(([column]) => !own.includes(column));
   expect(settings(found)).toEqual(settings(made));
 });
 
 test("carillon_wake wakes who waits for the queue, at the commit", async () => {
   await using wakeups = new Wakeups(t.url);
-  const { project_id } = await ensureProject(t.db, project, "");
+  const { project_id } = await ensureProject(t.db, project, signsWith());
   await makeQueue(t.db, project);
   const woken = Promise.withResolvers<string>();
   wakeups.on(`queue:${project_id}/orders`, () => woken.resolve("woken"));

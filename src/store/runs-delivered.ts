@@ -1,0 +1,107 @@
+import { sql } from "kysely";
+import type { Db } from "../db/schema.ts";
+import { DEFAULT_RETENTION_DAYS, retentionSeconds } from "../domain/run.ts";
+import { countOutcome } from "./cron-failures.ts";
+import { keepFires } from "./cron-watch.ts";
+import type { AttemptRecord } from "./run-attempts.ts";
+import type { RunOwner } from "./runs.ts";
+import { type AttemptKey, lockOwners, lockTasks, releaseWaiting, type SettleOutcome } from "./runs-leasing.ts";
+
+/** An attempt that the receiver took. */
+export interface DeliveredAttempt {
+  readonly run: AttemptKey;
+  readonly responseStatus: number;
+  readonly record: AttemptRecord;
+}
+
+/**
+ * Settles attempts of one project that the receivers took, as settleRun does each: in one transaction, and in a number of
+ * statements that does not grow with theirs. What became of each comes in their order.
+ */
+export async function settleDelivered(
+  db: Db,
+  projectId: string,
+  attempts: readonly DeliveredAttempt[],
+): Promise<SettleOutcome[]> {
+  return db.transaction().execute(async (trx) => {
+    const jobs = await lockOwners(trx, projectId, ownersOf(attempts, "cronId"));
+    const taskIds = ownersOf(attempts, "taskId");
+    if (taskIds.length > 0) await lockTasks(trx, projectId, taskIds);
+    const settled = await recordAll(trx, projectId, attempts, jobs);
+    const ended = [...settled.values()];
+    for (const { cron_id: cronId, replay_of: replayOf, fire_at: fireAt } of ended) {
+      const job = cronId === null || replayOf !== null ? undefined : jobs.get(cronId);
+      if (job === undefined) continue;
+      await countOutcome(trx, job, "succeeded");
+      await keepFires(trx, job, fireAt);
+    }
+    const cronIds = new Set(ended.flatMap(({ cron_id: cronId }) => cronId ?? []));
+    const released = await releaseWaiting(trx, projectId, [...cronIds]);
+    return attempts.map(({ run }) => {
+      if (!settled.has(run.runId)) return "stale";
+      return run.cronId !== null && released.has(run.cronId) ? "due" : "settled";
+    });
+  });
+}
+
+/** In one order everywhere, so that those who lock several do not wait for each other. */
+function ownersOf(attempts: readonly DeliveredAttempt[], owner: "cronId" | "taskId"): string[] {
+  return [...new Set(attempts.flatMap(({ run }) => run[owner] ?? []))].sort();
+}
+
+interface SettledRun {
+  readonly run_id: string;
+  readonly cron_id: string | null;
+  readonly replay_of: string | null;
+  readonly fire_at: Date;
+}
+
+/** The runs whose lease still held, by their ids; with the ends of their tasks and the records of their attempts. */
+async function recordAll(
+  trx: Db,
+  projectId: string,
+  attempts: readonly DeliveredAttempt[],
+  jobs: ReadonlyMap<string, RunOwner>,
+): Promise<Map<string, SettledRun>> {
+  const list = <T>(of: (attempt: DeliveredAttempt) => T): T[] => attempts.map(of);
+  const keptSeconds = ({ run }: DeliveredAttempt) =>
+    retentionSeconds(jobs.get(run.cronId ?? "")?.retention_days ?? DEFAULT_RETENTION_DAYS);
+  // Once more as an array: it leads to the rows by the primary key, whatever the planner expects of the project's runs.
+  const runIds = list(({ run }) => run.runId);
+  const { rows } = await sql<SettledRun>`
+    with ends as materialized (
+      select * from unnest(
+        ${runIds}::uuid[], ${list(({ run }) => run.leaseToken)}::uuid[],
+        ${list(({ run }) => run.attempt)}::int[], ${list(keptSeconds)}::int[],
+        ${list(({ responseStatus }) => responseStatus)}::int[],
+        ${list(({ record }) => record.durationMs)}::int[], ${list(({ record }) => record.timings.dnsMs ?? null)}::real[],
+        ${list(({ record }) => record.timings.connectMs ?? null)}::real[],
+        ${list(({ record }) => record.timings.tlsMs ?? null)}::real[],
+        ${list(({ record }) => record.timings.firstByteMs ?? null)}::real[],
+        ${list(({ record }) => JSON.stringify(record.requestHeaders))}::jsonb[],
+        ${list(({ record }) => record.responseHeaders && JSON.stringify(record.responseHeaders))}::jsonb[],
+        ${list(({ record }) => record.responseBody)}::bytea[]
+      ) as e (run_id, token, attempt, kept_seconds, response_status, duration_ms, dns_ms, connect_ms, tls_ms,
+              first_byte_ms, request_headers, response_headers, response_body)),
+    settled as (
+      update runs r set state = 'succeeded', error = null, lease_token = null, lease_expires_at = null, waiting = false,
+        parked = false, response_status = e.response_status, finished_at = carillon_now(),
+        expires_at = carillon_now() + make_interval(secs => e.kept_seconds)
+      from ends e
+      where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[]) and r.run_id = e.run_id
+        and r.state = 'running' and r.lease_token = e.token
+      returning r.run_id, r.cron_id, r.task_id, r.replay_of, r.fire_at),
+    done as (
+      update tasks t set state = 'succeeded' from settled s
+      where t.project_id = ${projectId} and t.task_id = s.task_id and t.state in ('scheduled', 'running', 'retrying')),
+    recorded as (
+      update run_attempts a set finished_at = carillon_now(), error = null, next_attempt_at = null,
+        response_status = e.response_status, duration_ms = e.duration_ms, dns_ms = e.dns_ms, connect_ms = e.connect_ms,
+        tls_ms = e.tls_ms, first_byte_ms = e.first_byte_ms, request_headers = e.request_headers,
+        response_headers = e.response_headers, response_body = e.response_body
+      from settled s join ends e using (run_id)
+      where a.project_id = ${projectId} and a.run_id = any(${runIds}::uuid[]) and a.run_id = s.run_id
+        and a.attempt = e.attempt)
+    select run_id, cron_id, replay_of, fire_at from settled`.execute(trx);
+  return new Map(rows.map((row) => [row.run_id, row]));
+}

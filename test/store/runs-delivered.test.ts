@@ -1,0 +1,104 @@
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { expect, test } from "vitest";
+import { OverlapPolicy, RunState } from "../../gen/scheduling/v1/run_pb.js";
+import { TaskState } from "../../gen/scheduling/v1/task_service_pb.js";
+import type { AttemptRecord } from "../../src/store/run-attempts.ts";
+import { settleDelivered } from "../../src/store/runs-delivered.ts";
+import { dueRuns } from "../../src/store/runs-due.ts";
+import { type LeasedRun, leaseRuns } from "../../src/store/runs-leasing.ts";
+import { createJob, type RunWorld, runWorld } from "../support/runs.ts";
+import { watching } from "../support/statements.ts";
+
+const RECORD: AttemptRecord = {
+  responseStatus: 202,
+  error: null,
+  durationMs: 7,
+  timings: { connectMs: 0.5, firstByteMs: 6.5 },
+  requestHeaders: { "content-type": "application/json" },
+  responseHeaders: { server: 'quotes "and" \\ more, {braces}' },
+  responseBody: Buffer.from([0, 255, 10, 92, 34]),
+  disable: false,
+};
+
+const delivered = (run: LeasedRun) => ({ run, responseStatus: 202, record: RECORD });
+
+async function scheduleTasks(world: RunWorld, count: number): Promise<string[]> {
+  const runAt = timestampFromDate(await world.database.now());
+  const ids: string[] = [];
+  for (let n = 0; n < count; n++) {
+    ids.push((await world.tasks.scheduleTask({ url: world.receiver.url, runAt })).task?.taskId ?? expect.fail());
+  }
+  return ids;
+}
+
+async function leaseDue(world: RunWorld): Promise<LeasedRun[]> {
+  return leaseRuns(world.db, world.projectId, (await dueRuns(world.db, 1_000, 0, [])).runs);
+}
+
+test("what is delivered together is settled together, each with its own record, but for what was leased anew", async () => {
+  await using world = await runWorld();
+  const taskIds = await scheduleTasks(world, 3);
+  const [first, lost, third] = (await leaseDue(world)) as [LeasedRun, LeasedRun, LeasedRun];
+  const stale = { ...lost, leaseToken: first.leaseToken };
+  const record = { ...RECORD, responseHeaders: null, responseBody: null, timings: {} };
+  const ends = [delivered(first), delivered(stale), { ...delivered(third), record }];
+  expect(await settleDelivered(world.db, world.projectId, ends)).toEqual(["settled", "stale", "settled"]);
+  // An outcome that is recorded once more, because nobody knew whether it had been, changes nothing.
+  expect(await settleDelivered(world.db, world.projectId, ends)).toEqual(["stale", "stale", "stale"]);
+
+  const states = await Promise.all(taskIds.map(async (taskId) => (await world.tasks.getTask({ taskId })).task));
+  const expected = [TaskState.SUCCEEDED, TaskState.RUNNING, TaskState.SUCCEEDED];
+  expect(states.map((task) => task?.state).sort()).toEqual(expected.sort());
+  const runs = new Map((await world.runs()).map((run) => [run.run_id, run]));
+  expect(runs.get(first.runId)).toMatchObject({ state: "succeeded", response_status: 202, lease_token: null });
+  expect(runs.get(first.runId)?.expires_at).toBeInstanceOf(Date);
+  expect(runs.get(lost.runId)).toMatchObject({ state: "running", lease_token: lost.leaseToken, finished_at: null });
+  const attempts = await world.db.selectFrom("run_attempts").selectAll().execute();
+  const attemptOf = ({ runId }: LeasedRun) => attempts.find(({ run_id: id }) => id === runId);
+  expect(attemptOf(first)).toMatchObject({
+    response_status: 202,
+    error: null,
+    duration_ms: 7,
+    dns_ms: null,
+    connect_ms: 0.5,
+    first_byte_ms: 6.5,
+    request_headers: RECORD.requestHeaders,
+    response_headers: RECORD.responseHeaders,
+    response_body: RECORD.responseBody,
+    finished_at: expect.any(Date),
+  });
+  expect(attemptOf(lost)).toMatchObject({ finished_at: null, response_status: null });
+  expect(attemptOf(third)).toMatchObject({ response_headers: null, response_body: null, first_byte_ms: null });
+});
+
+test("the number of statements does not grow with that of deliveries", async () => {
+  await using world = await runWorld();
+  const counts: number[] = [];
+  for (const count of [2, 20]) {
+    await scheduleTasks(world, count);
+    const leased = await leaseDue(world);
+    expect(leased).toHaveLength(count);
+    let statements = 0;
+    const counting = watching(world.db, () => statements++);
+    await settleDelivered(counting, world.projectId, leased.map(delivered));
+    counts.push(statements);
+  }
+  expect(counts[1]).toBe(counts[0]);
+});
+
+test("the runs that wait for delivered ones have their turn, one of each cron job", async () => {
+  await using world = await runWorld();
+  const jobs = [await createJob(world, { overlapPolicy: OverlapPolicy.QUEUE }), await createJob(world)];
+  for (const { cronId } of jobs) await world.cron.triggerCronJob({ cronId });
+  const leased = await leaseDue(world);
+  const [waits] = jobs;
+  for (let n = 0; n < 2; n++) await world.cron.triggerCronJob({ cronId: waits?.cronId ?? "" });
+  const outcomes = await settleDelivered(world.db, world.projectId, leased.map(delivered));
+  expect(outcomes.toSorted()).toEqual(["due", "settled"]);
+  const runs = await world.runs();
+  expect(runs.filter(({ state, waiting }) => state === "pending" && !waiting)).toHaveLength(1);
+  expect(runs.filter(({ state, waiting }) => state === "pending" && waiting)).toHaveLength(1);
+  await world.dispatch();
+  const after = await world.cron.listCronRuns({ cronId: waits?.cronId ?? "" });
+  expect(after.items.map(({ state }) => state)).toEqual([RunState.SUCCEEDED, RunState.SUCCEEDED, RunState.SUCCEEDED]);
+});
