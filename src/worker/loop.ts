@@ -23,6 +23,19 @@ export interface LoopOptions {
   readonly onError: (name: string, error: unknown) => void;
 }
 
+/** A worker at work. Disposing it aborts the tick's signal and resolves when the tick in hand has ended. */
+export interface Loop extends AsyncDisposable {
+  /**
+   * Ends the wait for the next tick, and resolves with the result of one that began after this call. After an error it may
+   * be some seconds until then.
+   *
+   * @throws what that tick throws, or Error when the loop ends before.
+   */
+  pass(): Promise<TickResult>;
+  /** From now on, until the returned function is called, there is a tick for each pass and no other. */
+  hold(): () => void;
+}
+
 /** Shortest wait after a tick that did nothing, so that work which another node holds is not asked for in a spin. */
 const MIN_IDLE_MS = 20;
 /** Waits after errors: the first, doubled up to the last. */
@@ -32,9 +45,15 @@ const LAST_ERROR_WAIT_MS = 5_000;
 /**
  * Runs `tick` again and again: at once while it does something, else when the next thing is due, a wake-up comes or
  * `idleMs` are over. After an error it waits 100 ms, and longer up to 5 s while errors go on.
- * Disposing aborts the tick's signal and resolves when the tick in hand has ended.
  */
-export function startLoop(tick: Tick, options: LoopOptions): AsyncDisposable {
+export function startLoop(tick: Tick, options: LoopOptions): Loop {
+  let passes: PromiseWithResolvers<TickResult>[] = [];
+  let held = false;
+  let moved = Promise.withResolvers<void>();
+  const move = (): void => {
+    moved.resolve();
+    moved = Promise.withResolvers();
+  };
   const stop = new AbortController();
   let woken = false;
   let wake = (): void => {};
@@ -46,7 +65,14 @@ export function startLoop(tick: Tick, options: LoopOptions): AsyncDisposable {
           woken = true;
           wake();
         });
-  stop.signal.addEventListener("abort", () => wake(), { once: true });
+  stop.signal.addEventListener(
+    "abort",
+    () => {
+      wake();
+      move();
+    },
+    { once: true },
+  );
 
   const wait = (ms: number, wakeable: boolean): Promise<void> =>
     new Promise((resolve) => {
@@ -63,13 +89,20 @@ export function startLoop(tick: Tick, options: LoopOptions): AsyncDisposable {
     let errorWaitMs = 0;
     while (!stop.signal.aborted) {
       woken = false;
+      const awaited = passes;
+      passes = [];
       try {
-        const { done, nextDueInMs } = await tick(stop.signal);
+        const result = await tick(stop.signal);
+        for (const pass of awaited) pass.resolve(result);
+        const { done, nextDueInMs } = result;
         errorWaitMs = 0;
-        if (done > 0) continue;
+        const wasHeld = held;
+        while (held && passes.length === 0 && !stop.signal.aborted) await moved.promise;
+        if (done > 0 || wasHeld) continue;
         const dueInMs = Math.max(MIN_IDLE_MS, nextDueInMs ?? options.idleMs);
         await wait(Math.min(dueInMs, options.idleMs), true);
       } catch (error) {
+        for (const pass of awaited) pass.reject(error);
         if (stop.signal.aborted) return;
         if (errorWaitMs === 0) options.onError(options.name, error);
         errorWaitMs = Math.min(Math.max(FIRST_ERROR_WAIT_MS, errorWaitMs * 2), LAST_ERROR_WAIT_MS);
@@ -78,8 +111,26 @@ export function startLoop(tick: Tick, options: LoopOptions): AsyncDisposable {
       }
     }
   };
-  const ended = run();
+  const ended = run().finally(() => {
+    for (const pass of passes) pass.reject(new Error(`the ${options.name} has ended`));
+  });
   return {
+    async pass() {
+      if (stop.signal.aborted) throw new Error(`the ${options.name} has ended`);
+      const pass = Promise.withResolvers<TickResult>();
+      passes.push(pass);
+      woken = true;
+      wake();
+      move();
+      return pass.promise;
+    },
+    hold() {
+      held = true;
+      return () => {
+        held = false;
+        move();
+      };
+    },
     async [Symbol.asyncDispose]() {
       stop.abort();
       unsubscribe?.();

@@ -1,7 +1,7 @@
 import type { Db } from "../db/schema.ts";
 import { queueTopic, type Wakeups } from "../db/wakeups.ts";
 import { expireLeases, queuesWithExpiredLeases } from "../store/leases.ts";
-import { expireClaims } from "../store/line-claims.ts";
+import { expireClaims } from "../store/line-leases.ts";
 
 /** Queues seen to in one tick. */
 const QUEUES = 100;

@@ -16,7 +16,7 @@ export interface RunReaperOptions {
 
 /**
  * One pass over the runs whose lease has run out, because their node died or could not record the outcome. Each counts
- * as a failed attempt: the target may have got the request or not.
+ * as a failed attempt: the target may have got the request or not. The run of a monitor whose end nobody told of has failed.
  */
 export function createRunReaper({ db, wakeups, batchSize = 100, random = Math.random }: RunReaperOptions): Tick {
   return async (signal) => {
@@ -29,7 +29,10 @@ export function createRunReaper({ db, wakeups, batchSize = 100, random = Math.ra
         error: RUN_ERRORS.leaseExpired,
         detail: "the node that made it was lost",
       } as const;
-      const outcome = await settleRun(db, run, settle(run.attempt, lost, retryPolicyOf(run), random), undefined);
+      const transition = run.isPinged
+        ? ({ to: "failed", error: RUN_ERRORS.noEnd } as const)
+        : settle(run.attempt, lost, retryPolicyOf(run), random);
+      const outcome = await settleRun(db, run, transition, undefined);
       if (outcome !== "stale") done++;
       if (outcome === "due") wakeups?.wake("runs");
     }

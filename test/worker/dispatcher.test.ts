@@ -3,7 +3,8 @@ import { timestampDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { sql } from "kysely";
 import { describe, expect, test } from "vitest";
 import { OverlapPolicy, RunState } from "../../gen/scheduling/v1/run_pb.js";
-import { dueRuns, leaseRuns } from "../../src/store/runs-leasing.ts";
+import { dueRuns } from "../../src/store/runs-due.ts";
+import { leaseRuns } from "../../src/store/runs-leasing.ts";
 import { verify } from "../../src/webhook/sign.ts";
 import type { ReceivedRequest } from "../support/receiver.ts";
 import { createJob, PROJECT_SECRET, type RunWorld, runWorld } from "../support/runs.ts";
@@ -23,7 +24,7 @@ async function trigger(world: RunWorld, cronId: string): Promise<string> {
 
 /** Takes the run's lease and makes no attempt, as a node that is killed in between. */
 async function leaseAndDie(world: RunWorld): Promise<void> {
-  const due = await dueRuns(world.db, 10);
+  const due = (await dueRuns(world.db, 10, 10, [])).runs;
   expect((await leaseRuns(world.db, world.projectId, due)).length).toBe(1);
 }
 
@@ -251,7 +252,7 @@ test("what several nodes read as due at once is leased once", async () => {
   // Opens the connections first, so that the leasing itself runs side by side.
   await Promise.all(Array.from({ length: 5 }, () => sql`select pg_sleep(0.05)`.execute(world.db)));
 
-  const due = await dueRuns(world.db, 100);
+  const { runs: due } = await dueRuns(world.db, 100, 100, []);
   expect(due.length).toBe(40);
   const leased = await Promise.all(Array.from({ length: 5 }, () => leaseRuns(world.db, world.projectId, due)));
   const attempts = leased.flat();
@@ -287,6 +288,36 @@ test("a dispatcher keeps no more attempts under way than it may", async () => {
   await world.receiver.next();
   expect((await world.runs()).filter(({ state }) => state === "running").length).toBe(2);
   answer.resolve({});
+  await blocked;
+  while ((await node.tick(NEVER)).done > 0);
+  await node.settled();
+  expect((await world.runs()).every(({ state }) => state === "succeeded")).toBe(true);
+});
+
+test("a place is free as soon as the answer is there, for a bounded number of outcomes that are not recorded yet", async () => {
+  await using world = await runWorld();
+  const answer = Promise.withResolvers<object>();
+  world.receiver.respond((_, index) => (index === 0 ? answer.promise : {}));
+  for (let index = 0; index < 6; index++) {
+    await world.tasks.scheduleTask({ url: world.receiver.url, runAt: timestampFromMs(0) });
+  }
+  await using node = world.newDispatcher({ concurrency: 1 });
+  await node.tick(NEVER);
+  await world.receiver.next();
+  const isRunning = async () => (await world.runs()).filter(({ state }) => state === "running").length;
+  let blocked: Promise<unknown> | undefined;
+  await world.db.transaction().execute(async (trx) => {
+    // Nothing can be recorded of the first one, nor of those that wait for it.
+    await sql`select from runs where state = 'running' for update`.execute(trx);
+    answer.resolve({});
+    for (let index = 0; index < 3; index++) {
+      expect(await node.tick(NEVER)).toMatchObject({ done: 1 });
+      await world.receiver.next();
+    }
+    blocked = node.tick(NEVER);
+    // Time enough to lease another one, in the database's own turns.
+    for (let turn = 0; turn < 20; turn++) expect(await isRunning()).toBe(4);
+  });
   await blocked;
   while ((await node.tick(NEVER)).done > 0);
   await node.settled();

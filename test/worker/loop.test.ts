@@ -86,3 +86,37 @@ test("disposing tells the tick in hand and waits for it", async () => {
   await loop[Symbol.asyncDispose]();
   expect(ended).toBe(true);
 });
+
+test("a pass ends the wait, and gives the result of a tick that began after it was asked for", async () => {
+  const script = scripted([{ done: 0 }, { done: 0, nextDueInMs: 7 }]);
+  await using loop = startLoop(script.tick, { name: "t", idleMs: FOR_EVER_MS, onError });
+  await script.at(1);
+  expect(await loop.pass()).toEqual({ done: 0, nextDueInMs: 7 });
+  expect(script.count()).toBe(2);
+});
+
+test("a pass fails with its tick, and when the loop ends", async () => {
+  const script = scripted([{ done: 0 }, new Error("no database")]);
+  const loop = startLoop(script.tick, { name: "t", idleMs: FOR_EVER_MS, onError: () => {} });
+  await script.at(1);
+  await expect(loop.pass()).rejects.toThrow("no database");
+  const last = expect(loop.pass()).rejects.toThrow("the t has ended");
+  await loop[Symbol.asyncDispose]();
+  await last;
+  await expect(loop.pass()).rejects.toThrow("the t has ended");
+});
+
+test("while it is held there is a tick for each pass and no other, and afterwards it goes on by itself", async () => {
+  const script = scripted([{ done: 0 }, { done: 1 }, { done: 1 }]);
+  await using wakeups = new Wakeups("postgres://127.0.0.1:1/nothing");
+  await using loop = startLoop(script.tick, { name: "t", idleMs: FOR_EVER_MS, wakeups, topic: "runs", onError });
+  await script.at(1);
+  const release = loop.hold();
+  expect(await loop.pass()).toEqual({ done: 1 });
+  wakeups.wakeHere("runs");
+  expect(await loop.pass()).toEqual({ done: 1 });
+  await new Promise(setImmediate);
+  expect(script.count()).toBe(3);
+  release();
+  await script.at(4);
+});

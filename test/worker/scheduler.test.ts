@@ -1,4 +1,4 @@
-import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { sql } from "kysely";
 import { describe, expect, test } from "vitest";
 import { CronJobState, MisfirePolicy } from "../../gen/scheduling/v1/cron_service_pb.js";
@@ -27,6 +27,37 @@ describe("the scheduler", () => {
     const first = seconds[0] ?? 0;
     // The clock went 60 seconds ahead, and on by itself meanwhile.
     expect(seconds.slice(0, 60)).toEqual(Array.from({ length: 60 }, (_, index) => first + index));
+  });
+
+  test("records a spread fire at its fire time and starts it later, before the next one", async () => {
+    await using world = await runWorld();
+    await createJob(world, { spreadSeconds: 3_600, jitterSeconds: 3_600, overlapPolicy: OverlapPolicy.ALLOW });
+    await world.database.advanceClock(31);
+    await world.fire();
+    await world.dispatch();
+    const [run] = await world.runs();
+    expect(run).toMatchObject({ state: "pending", attempt: 0 });
+    const delayMs = (run?.effective_at?.getTime() ?? 0) - (run?.fire_at.getTime() ?? 0);
+    expect(delayMs).toBeGreaterThan(2_000);
+    expect(delayMs).toBeLessThan(60_000);
+    await world.database.advanceClock(delayMs / 1_000);
+    await world.dispatch();
+    expect((await world.runs())[0]).toMatchObject({ state: "succeeded" });
+  });
+
+  test("completes a job at the end of its time", async () => {
+    await using world = await runWorld();
+    const now = await world.database.now();
+    const endAt = timestampFromDate(new Date(now.getTime() + 4 * 60_000));
+    const { cronId } = await createJob(world, { endAt, overlapPolicy: OverlapPolicy.ALLOW });
+    for (let minute = 0; minute < 6; minute++) {
+      await world.database.advanceClock(60);
+      await world.fire();
+    }
+    const runs = await world.runs();
+    expect(runs.length).toBeGreaterThan(0);
+    expect(runs.every(({ fire_at }) => fire_at <= timestampDate(endAt))).toBe(true);
+    expect(await getJob(world, cronId)).toMatchObject({ state: CronJobState.COMPLETED });
   });
 
   test("completes a job at max_runs when two nodes meet at the last one", async () => {
@@ -178,7 +209,16 @@ describe("at a fire time while an earlier run is live", () => {
     const runs = await world.runs();
     expect(runs.filter(({ waiting }) => waiting).length).toBe(100);
     expect(runs.slice(0, 5).map(({ state }) => state)).toEqual(["pending", "skipped", "skipped", "skipped", "pending"]);
+    const dropped = { disposition: "skipped_overlap", error: "too many runs were waiting for their turn" };
+    expect(runs[1]).toMatchObject(dropped);
     expect(await getJob(world, job.cronId)).toMatchObject({ runCount: 101 });
+
+    // One that is asked for takes a place like any other.
+    await world.cron.triggerCronJob({ cronId: job.cronId });
+    const after = await world.runs();
+    expect(after.filter(({ waiting }) => waiting).length).toBe(100);
+    expect(after[4]).toMatchObject(dropped);
+    expect(await getJob(world, job.cronId)).toMatchObject({ runCount: 100 });
   });
 
   test("cancel_previous cancels the live one and starts", async () => {
@@ -246,7 +286,8 @@ test("a paused job does not fire, and resumes with its next fire time after now"
   const next = timestampDate(resumed?.nextRunAt ?? expect.fail());
   expect(next.getTime()).toBeGreaterThan((await world.database.now()).getTime());
   await world.fire();
-  expect(await world.runs()).toEqual([]);
+  expect(await world.runs()).toMatchObject([{ disposition: "paused", attempt: 0, fire_count: 10 }]);
+  expect((await getJob(world, cronId)).lastRun).toBeUndefined();
 });
 
 test("a deleted job fires no more and takes back what has not started", async () => {
