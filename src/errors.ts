@@ -70,16 +70,44 @@ export const REFUSALS = {
   KEY_LOOKUPS_BUSY: { code: "unavailable", message: "too many keys are being looked up; try again" },
 
   CRON_JOB_NOT_FOUND: { code: "not_found", message: "there is no cron job {cron_id}{hint}" },
+  CRON_JOB_IS_MONITOR: {
+    code: "failed_precondition",
+    message: "cron job {cron_id} is a monitor: its runs are made elsewhere, so it cannot be {asked}",
+    rest: { status: 409 },
+  },
+  CRON_JOB_IS_NO_MONITOR: {
+    code: "failed_precondition",
+    message: "cron job {cron_id} is no monitor, and is not pinged",
+    rest: { status: 409 },
+  },
+  PING_TOKEN_UNKNOWN: { code: "not_found", message: "nothing is pinged here" },
+  TOO_MANY_PINGS: {
+    code: "resource_exhausted",
+    message: "only {limit} pings a minute are taken here, and this one was not; ping less often",
+  },
   RUN_NOT_FOUND: { code: "not_found", message: "there is no run {run_id}" },
+  RUN_NOT_RUNNABLE: { code: "failed_precondition", message: "the fire cannot be run afterwards: {why}" },
   TASK_NOT_FOUND: { code: "not_found", message: "there is no task {task_id}" },
   TASK_NOT_SCHEDULED: {
     code: "failed_precondition",
     message: "task {task_id} is {state}; only a scheduled one can be moved",
   },
+  TASKS_TOO_MANY: {
+    code: "deadline_exceeded",
+    message: "there are too many tasks to count in one call; narrow the filter",
+  },
   TASK_RUNNING: { code: "failed_precondition", message: "task {task_id} is running" },
   CRON_EXPR_INVALID: { code: "invalid_argument", message: "{field} is not a cron expression: {detail}" },
   TIMEZONE_INVALID: { code: "invalid_argument", message: "{field} is not an IANA time zone" },
   TARGET_REFUSED: { code: "invalid_argument", message: "{field} cannot be a target: {rule}" },
+
+  CLOCK_NOT_VIRTUAL: {
+    code: "failed_precondition",
+    message: "this server lives in real time; a clock that calls can move is that of carillon dev --virtual-clock",
+  },
+  CLOCK_MOVING: { code: "aborted", message: "another call is moving the clock; try again when it has answered" },
+
+  ENDPOINT_NOT_FOUND: { code: "not_found", message: "there is no endpoint {endpoint_id}" },
 
   ROUTE_NOT_FOUND: { code: "not_found", message: "there is nothing at {path}" },
   METHOD_NOT_ALLOWED: {
@@ -104,6 +132,11 @@ export const REFUSALS = {
     message: "dead letters of {queue} would come back to it by way of {dead_letter_queue}",
   },
   DEAD_LETTER_NOT_FOUND: { code: "not_found", message: "{message_id} is not a dead letter of queue {queue}" },
+  DEAD_LETTERS_TOO_MANY: {
+    code: "deadline_exceeded",
+    message:
+      "there are too many dead letters to go through in one call; nothing was changed; narrow the filter by its times",
+  },
   DEAD_LETTER_LEASED: {
     code: "failed_precondition",
     message: "{message_id} is handed out to a consumer of its dead letter queue",
@@ -112,7 +145,41 @@ export const REFUSALS = {
   REDRIVE_NOT_FOUND: { code: "not_found", message: "there is no redrive {redrive_id}" },
   REDRIVE_RUNNING: { code: "already_exists", message: "redrive {redrive_id} of queue {queue} is still running" },
   SUBSCRIPTION_NOT_FOUND: { code: "not_found", message: "there is no push subscription {subscription_id}" },
+  GROUP_NOT_WAITING: {
+    code: "failed_precondition",
+    message: "no message that has failed is at the front of group {group_id} and free",
+    rest: { status: 409 },
+  },
+  TOO_MANY_TESTS: {
+    code: "resource_exhausted",
+    message: "only {limit} test deliveries a minute; wait a little",
+  },
   SUBSCRIPTION_EXISTS: { code: "already_exists", message: "another subscription of the queue has this url" },
+
+  WEBHOOK_NOT_FOUND: { code: "not_found", message: "there is no event webhook {webhook_id}" },
+  DELIVERY_NOT_FOUND: { code: "not_found", message: "there is no delivery {delivery_id}" },
+  REPLAY_REFUSED: {
+    code: "failed_precondition",
+    message: "delivery {delivery_id} cannot be replayed: {detail}",
+    rest: { status: 409 },
+  },
+  DELIVERIES_TOO_MANY: {
+    code: "deadline_exceeded",
+    message: "there are too many deliveries to count in one call; nothing was started; narrow the filter by its times",
+  },
+  BACKFILL_NOT_FOUND: { code: "not_found", message: "there is no backfill {backfill_id}" },
+  BACKFILL_RUNNING: { code: "already_exists", message: "backfill {backfill_id} of this cron job is still running" },
+  REPLAY_NOT_FOUND: { code: "not_found", message: "there is no replay {replay_id}" },
+  REPLAY_RUNNING: { code: "already_exists", message: "replay {replay_id} is still running" },
+  WEBHOOK_LIMIT: { code: "resource_exhausted", message: "a project has at most {limit} event webhooks" },
+
+  SIGNING_KEY_NOT_FOUND: { code: "not_found", message: "there is no signing key {key_id}" },
+  SIGNING_SECRET_CURRENT: {
+    code: "failed_precondition",
+    message: "{key_id} is the current secret, and nothing is sent without one; rotate it with overlap_seconds 0",
+    rest: { status: 409 },
+  },
+  KEY_SET_NOT_FOUND: { code: "not_found", message: "there is no project {project_id}" },
 
   IDEMPOTENCY_KEY_REUSED: {
     code: "failed_precondition",

@@ -20,6 +20,8 @@ export interface RestInput {
   /** Most levels of nesting in the body. */
   readonly maxDepth: number;
   readonly strict: Strictness;
+  /** The field that the body is the value of, as it is. Default: the body is JSON. */
+  readonly rawBody?: FieldPlan | undefined;
 }
 
 /** A decoded request. The warnings are fit for a header each. */
@@ -38,10 +40,10 @@ const IDEMPOTENCY_KEY = "idempotency_key";
  * @throws Refusal BODY_INVALID, FIELD_INVALID (with every broken field), FIELDS_CONFLICT; for strict projects
  * PATH_BODY_MISMATCH and UNKNOWN_FIELD.
  */
-export function decodeRequest({ plan, body, query, path, maxDepth, strict }: RestInput): Decoded {
+export function decodeRequest({ plan, body, query, path, maxDepth, strict, rawBody }: RestInput): Decoded {
   const findings = new Findings();
   const entries: Entries = new Map();
-  const scanner = new JsonScanner(withoutByteOrderMark(body), maxDepth);
+  const scanner = new JsonScanner(rawBody === undefined ? withoutByteOrderMark(body) : NOTHING, maxDepth);
   if (!scanner.atEnd) {
     if (scanner.peek() !== "object") throw new Refusal("BODY_INVALID", { detail: "it is not an object" });
     new BodyReader(scanner, path, findings).members(plan, "", entries);
@@ -49,6 +51,7 @@ export function decodeRequest({ plan, body, query, path, maxDepth, strict }: Res
   }
   addQuery(query, plan, path, entries, findings);
   const init = initOf(entries, findings);
+  if (rawBody !== undefined) init[rawBody.desc.localName] = body;
   for (const [field, text] of path) {
     const value = valueFromText(field, text);
     if (value instanceof Wrong) findings.wrong(field.name, value);
@@ -62,6 +65,8 @@ export function decodeRequest({ plan, body, query, path, maxDepth, strict }: Res
   const warnings = findings.settle(strict);
   return { message: create(plan.desc, init), warnings };
 }
+
+const NOTHING = new Uint8Array();
 
 /** Some editors and shells put a byte order mark in front of what they save; RFC 8259 lets a receiver pass over it. */
 function withoutByteOrderMark(body: Uint8Array): Uint8Array {

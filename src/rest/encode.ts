@@ -38,6 +38,11 @@ export function encodeField(field: FieldPlan, message: Message): string {
   return value === undefined ? "{}" : encodeValue(field, value, fields);
 }
 
+/** The text of a field of a message. */
+export function textOf(field: FieldPlan, message: Message): string {
+  return String((message as unknown as Fields)[field.desc.localName] ?? "");
+}
+
 function encodeValue(field: FieldPlan, value: unknown, siblings: Fields): string {
   const { desc } = field;
   if (desc.fieldKind === "list") return `[${(value as unknown[]).map((item) => encodeSingle(desc, item)).join(",")}]`;

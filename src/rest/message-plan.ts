@@ -11,6 +11,10 @@ export interface FieldPlan {
   readonly emit: readonly string[];
   /** For a payload: the sibling with its content type. */
   readonly contentType?: FieldPlan;
+  /** For a field that may be a whole body as it is: most bytes of it. */
+  readonly rawBodyBytes?: number;
+  /** May be a whole answer, as plain text. */
+  readonly plainText?: true;
 }
 
 /** How REST reads and writes one message. */
@@ -57,7 +61,16 @@ export function planMessage(desc: DescMessage): MessagePlan {
     if (option?.payloadType && (contentType?.desc.scalar !== ScalarType.STRING || field.scalar !== ScalarType.BYTES)) {
       throw new Error(`${field}: payload_type needs a bytes field and a string field beside it`);
     }
-    const plan = { desc: field, name: field.name, emit: option?.emit ?? [], ...(contentType ? { contentType } : {}) };
+    if (option?.rawBodyBytes && field.scalar !== ScalarType.BYTES) throw new Error(`${field}: a raw body needs bytes`);
+    if (option?.plainText && field.scalar !== ScalarType.STRING) throw new Error(`${field}: plain text needs a string`);
+    const plan: FieldPlan = {
+      desc: field,
+      name: field.name,
+      emit: option?.emit ?? [],
+      ...(contentType ? { contentType } : {}),
+      ...(option?.rawBodyBytes ? { rawBodyBytes: option.rawBodyBytes } : {}),
+      ...(option?.plainText ? { plainText: true } : {}),
+    };
     fields.set(field.name, plan);
     for (const name of [field.name, ...(option?.accept ?? [])]) {
       claim(name, plan);

@@ -83,7 +83,8 @@ export function valueFromText(field: FieldPlan, text: string): unknown {
     // A "+" that was not percent-encoded arrives as a space.
     return timestampFromText(text.replace(/(?<=[Tt ]\d{2}:.*) (?=\d{2}:?\d{2}$)/, "+"));
   }
-  if (field.contentType !== undefined) return new Wrong("must be given in the body");
+  if (field.contentType !== undefined || field.rawBodyBytes !== undefined)
+    return new Wrong("must be given in the body");
   switch (desc.scalar) {
     case ScalarType.STRING:
       return stringFrom(text);

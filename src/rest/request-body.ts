@@ -40,6 +40,15 @@ export async function readBody(request: IncomingMessage | Http2ServerRequest, li
   return encoding === "gzip" || encoding === "x-gzip" ? unzip(sent, limits) : sent;
 }
 
+/**
+ * Reads the first bytes of a body of any type, as they were sent, up to `maxBytes`. The rest stays unread.
+ *
+ * @throws Refusal BODY_TIMEOUT. @throws ConnectError canceled when the client goes away.
+ */
+export function readBeginning(request: IncomingMessage | Http2ServerRequest, limits: BodyLimits): Promise<Uint8Array> {
+  return receive(request, limits, "beginning");
+}
+
 async function unzip(sent: Buffer, limits: BodyLimits): Promise<Uint8Array> {
   try {
     return await gunzipAsync(sent, { maxOutputLength: limits.maxBytes });
@@ -49,7 +58,11 @@ async function unzip(sent: Buffer, limits: BodyLimits): Promise<Uint8Array> {
   }
 }
 
-function receive(request: IncomingMessage | Http2ServerRequest, limits: BodyLimits): Promise<Buffer> {
+function receive(
+  request: IncomingMessage | Http2ServerRequest,
+  limits: BodyLimits,
+  what: "JSON" | "beginning" = "JSON",
+): Promise<Buffer> {
   if (request.readableEnded) return Promise.resolve(Buffer.alloc(0));
   if (request.destroyed) return Promise.reject(new ConnectError("the client went away", Code.Canceled));
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
@@ -58,13 +71,20 @@ function receive(request: IncomingMessage | Http2ServerRequest, limits: BodyLimi
 
   const onData = (chunk: Buffer): void => {
     length += chunk.length;
+    chunks.push(chunk);
+    if (what === "beginning") {
+      if (length >= limits.maxBytes) {
+        request.pause();
+        onEnd();
+      }
+      return;
+    }
     const refusal = length > limits.maxBytes ? tooLarge(limits) : unsupported(request);
     if (refusal !== undefined) fail(refusal);
-    else chunks.push(chunk);
   };
   const onEnd = (): void => {
     detach();
-    resolve(Buffer.concat(chunks, length));
+    resolve(Buffer.concat(chunks, Math.min(length, limits.maxBytes)));
   };
   const onGone = (): void => fail(new ConnectError("the client went away", Code.Canceled));
   const timer = setTimeout(() => fail(new Refusal("BODY_TIMEOUT")), limits.timeoutMs);

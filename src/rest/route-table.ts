@@ -15,6 +15,8 @@ export interface Route {
   readonly output: MessagePlan;
   /** The field of the answer that is the whole body. */
   readonly responseBody?: FieldPlan;
+  /** The field of the request that is the whole body, as it is. */
+  readonly rawBody?: FieldPlan;
   readonly streaming: boolean;
   readonly variables: readonly { readonly field: FieldPlan; readonly capture: TemplateVariable }[];
 }
@@ -157,14 +159,15 @@ function routeOf(handler: UniversalHandler, rule: HttpRule): Route {
   const { method } = handler;
   const { pattern } = rule;
   if (pattern.case === undefined) throw new Error(`${method}: the http rule has no pattern`);
-  if (rule.body !== "" && rule.body !== "*")
-    throw new Error(`${method}: REST takes the body as the whole request only`);
+  const input = planMessage(method.input);
+  const rawBody = input.fields.find((field) => field.name === rule.body);
+  if (rule.body !== "" && rule.body !== "*" && rawBody?.rawBodyBytes === undefined)
+    throw new Error(`${method}: REST takes the body as the whole request, or as a field that is raw`);
   if (method.methodKind !== "unary" && method.methodKind !== "server_streaming") {
     throw new Error(`${method}: REST cannot stream requests`);
   }
   const isCustom = pattern.case === "custom";
   const path = isCustom ? pattern.value.path : pattern.value;
-  const input = planMessage(method.input);
   const output = planMessage(method.output);
   const responseBody = output.fields.find((field) => field.name === rule.responseBody);
   if (rule.responseBody !== "" && responseBody === undefined)
@@ -176,6 +179,7 @@ function routeOf(handler: UniversalHandler, rule: HttpRule): Route {
     input,
     output,
     ...(responseBody === undefined ? {} : { responseBody }),
+    ...(rawBody === undefined ? {} : { rawBody }),
     streaming: method.methodKind === "server_streaming",
     variables: parsePathTemplate(path).variables.map((capture) => {
       const field = input.fields.find(({ name }) => name === capture.fieldPath);

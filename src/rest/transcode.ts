@@ -6,12 +6,12 @@ import { Refusal } from "../errors.ts";
 import { toConnectError } from "../rpc/refusal.ts";
 import type { UnaryMethod } from "../unary/registry.ts";
 import { decodeRequest } from "./decode.ts";
-import { encodeField, encodeMessage } from "./encode.ts";
+import { encodeField, encodeMessage, textOf } from "./encode.ts";
 import { connectError, faultError, type RestError, refusalError } from "./error-body.ts";
 import type { Strictness } from "./findings.ts";
 import { callHeaders, type RestRequest, type RestResponse, returnHeaders } from "./headers.ts";
 import type { FieldPlan } from "./message-plan.ts";
-import { readBody } from "./request-body.ts";
+import { readBeginning, readBody } from "./request-body.ts";
 import { parseTarget } from "./request-path.ts";
 import { type Route, RouteTable } from "./route-table.ts";
 import { envelope, readStream, StreamWriter, streamFormat } from "./stream.ts";
@@ -147,10 +147,23 @@ async function answerRoute(
   const limits = { maxBytes: options.maxBodyBytes, timeoutMs: options.bodyTimeoutMs ?? 30_000 };
 
   async function readMessage(): Promise<Message> {
-    const body = await readBody(request, limits);
+    const { rawBody } = route;
+    const maxRaw = rawBody?.rawBodyBytes;
+    const body =
+      maxRaw === undefined
+        ? await readBody(request, limits)
+        : await readBeginning(request, { ...limits, maxBytes: Math.min(maxRaw, limits.maxBytes) });
     const strict = options.strict?.(contextValues) ?? LENIENT;
     const plan = route.input;
-    const decoded = decodeRequest({ plan, body, query, path, strict, maxDepth: options.maxJsonDepth ?? 64 });
+    const decoded = decodeRequest({
+      plan,
+      body,
+      query,
+      path,
+      strict,
+      maxDepth: options.maxJsonDepth ?? 64,
+      rawBody,
+    });
     exchange.warnings.push(...decoded.warnings);
     return decoded.message;
   }
@@ -200,8 +213,8 @@ function sendUnary(exchange: Exchange, { output, responseBody }: Route, result: 
     return;
   }
   const { message } = result;
-  const json = responseBody === undefined ? encodeMessage(output, message) : encodeField(responseBody, message);
-  send(exchange, 200, json);
+  if (responseBody?.plainText) send(exchange, 200, textOf(responseBody, message), "text/plain; charset=utf-8");
+  else send(exchange, 200, responseBody ? encodeField(responseBody, message) : encodeMessage(output, message));
 }
 
 async function sendStream(
@@ -234,10 +247,10 @@ function sendError(exchange: Exchange, error: RestError): void {
   send(exchange, error.status, error.body);
 }
 
-function send({ request, response }: Exchange, status: number, json: string): void {
-  const bytes = Buffer.from(json);
+function send({ request, response }: Exchange, status: number, text: string, type = "application/json"): void {
+  const bytes = Buffer.from(text);
   response.statusCode = status;
-  response.setHeader("content-type", "application/json");
+  response.setHeader("content-type", type);
   response.setHeader("content-length", bytes.length);
   if (request.method === "HEAD") response.end();
   else if ("stream" in response || bytes.length > MAX_STRING_BYTES) response.end(bytes);

@@ -6,7 +6,7 @@ import { handOut } from "../store/hand-outs.ts";
 import { lockRequest, repeatLeases } from "../store/leases.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
-import { toMessage } from "./convert-queue.ts";
+import { toMessages } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
 
 /** How long a caller that can ask again relies on wake-ups alone, in milliseconds. */
@@ -24,7 +24,7 @@ export function consumeHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
           : await takeAgain(app, ctx, req, waitMs);
       if (rows === undefined) throw new Refusal("QUEUE_NOT_FOUND", { queue: req.queue });
       const backlog = await app.backlogs.read(projectOf(ctx), req.queue);
-      return { messages: rows.map(toMessage), ...(backlog && { backlog }) };
+      return { messages: toMessages(rows), ...(backlog && { backlog }) };
     },
   };
 }
@@ -48,7 +48,7 @@ async function takeAgain(
       const again = await repeatLeases(trx, queue, req.requestId);
       if (again.length > 0) return { again: true, rows: again };
       const request = {
-        limit: req.maxMessages ?? 1,
+        limit: Math.min(req.maxMessages ?? 1, app.handOuts.mostOf(projectOf(ctx), req.queue)),
         visibilitySeconds: req.visibilityTimeout,
         requestId: req.requestId,
       };

@@ -9,7 +9,7 @@ import type {
 import { Refusal } from "../errors.ts";
 import { nextBatch } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
-import { toMessage } from "./convert-queue.ts";
+import { toMessages } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
 import { ackAll, extendAll, nackAll } from "./settle-handlers.ts";
 import { StreamLeases } from "./stream-leases.ts";
@@ -28,14 +28,14 @@ export function consumeSession(app: AppContext): Pick<ServiceImpl<typeof QueueSe
       await using leases = new StreamLeases(app, ctx, open, queue.visibility_timeout_seconds);
       try {
         yield {};
-        const batch = () => nextBatch(app, ctx, open, leases, signal).then((rows) => ({ rows }) as const);
+        const batch = () => nextBatch(app, ctx, open, leases, signal).then((batch) => ({ batch }) as const);
         const request = () => incoming.next().then((next) => ({ next }) as const);
         let messages = batch();
         let coming = request();
         for (;;) {
           const event = await Promise.race([coming, messages]);
-          if ("rows" in event) {
-            yield { messages: event.rows.map(toMessage) };
+          if ("batch" in event) {
+            yield { messages: toMessages(await leases.renew(event.batch)) };
             messages = batch();
           } else {
             // What was waited for is called off, and nothing is to be told of it.

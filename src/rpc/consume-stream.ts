@@ -1,26 +1,40 @@
 import { ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import type { ConsumeStreamRequest, QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { Refusal } from "../errors.ts";
-import type { MessageRow } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
-import { toMessage } from "./convert-queue.ts";
+import { toMessages } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
-import { StreamLeases } from "./stream-leases.ts";
+import { type StreamBatch, StreamLeases } from "./stream-leases.ts";
 
 /**
  * Hands out messages until the caller goes, the queue is deleted or the server shuts down.
  *
- * The next messages are only leased when the ones before have been taken off our hands, so a slow client costs no
- * memory here, and at most its credit is out. What the client has not settled is released when the call ends.
+ * One answer is leased ahead of the one that is being written, so that neither waits for the other. No more than that: a
+ * slow client costs the memory of one answer here, and at most its credit is out. What the client has not settled is
+ * released when the call ends.
  */
 export function consumeStream(app: AppContext): Pick<ServiceImpl<typeof QueueService>, "consumeStream"> {
   return {
     async *consumeStream(req, ctx) {
       const queue = await requireQueue(app.db, ctx, req.queue);
+      const ended = new AbortController();
+      const signal = AbortSignal.any([ctx.signal, ended.signal]);
       await using leases = new StreamLeases(app, ctx, req, queue.visibility_timeout_seconds);
+      const lease = () => nextBatch(app, ctx, req, leases, signal);
       // The first answer carries the headers: it tells the caller that the stream is open.
       yield {};
-      for (;;) yield { messages: (await nextBatch(app, ctx, req, leases, ctx.signal)).map(toMessage) };
+      let ahead = lease();
+      try {
+        for (;;) {
+          const batch = await ahead;
+          ahead = lease();
+          // Heard of when it is its turn.
+          ahead.catch(() => {});
+          yield { messages: toMessages(await leases.renew(batch)) };
+        }
+      } finally {
+        ended.abort(new Error("the stream is over"));
+      }
     },
   };
 }
@@ -36,11 +50,11 @@ export async function nextBatch(
   open: ConsumeStreamRequest,
   leases: StreamLeases,
   signal: AbortSignal,
-): Promise<readonly MessageRow[]> {
+): Promise<StreamBatch> {
   const endsAt = performance.now() + (open.heartbeatSeconds ?? 15) * 1_000;
   while (!signal.aborted) {
     const leftMs = endsAt - performance.now();
-    if (leftMs <= 0) return [];
+    if (leftMs <= 0) return { rows: [], leasedAt: performance.now() };
     if (leases.room === 0) {
       await leases.waitForRoom(leftMs, signal);
       continue;
@@ -48,9 +62,10 @@ export async function nextBatch(
     const request = { limit: leases.batch, visibilitySeconds: open.visibilityTimeout };
     const rows = await app.handOuts.take(projectOf(ctx), open.queue, request, leftMs, signal);
     if (rows === undefined) throw new Refusal("QUEUE_NOT_FOUND", { queue: open.queue });
+    const leasedAt = performance.now();
     const added = await leases.add(rows);
     // What was leased while the call ended is released with the rest, not handed out.
-    if (added.length > 0 && !signal.aborted) return added;
+    if (added.length > 0 && !signal.aborted) return { rows: added, leasedAt };
   }
   throw ConnectError.from(signal.reason);
 }

@@ -1,8 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { type Timestamp, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import {
-  PushMode,
-  type PushSubscriptionSchema,
   type QueueActivitySchema,
   type QueueMessageSchema,
   type QueueSchema,
@@ -11,14 +9,12 @@ import {
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { formatId } from "../domain/ids.ts";
 import type { MessageRow } from "../store/messages.ts";
-import type { NamedSubscriptionRow } from "../store/push-subscriptions.ts";
 import type { ActivityRow } from "../store/queue-history.ts";
 import type { QueueStatsRow } from "../store/queue-stats.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { toFlow } from "./flow-limits.ts";
 
 const QUEUE_TYPES = { standard: QueueType.STANDARD, fifo: QueueType.FIFO } as const;
-const PUSH_MODES = { compete: PushMode.COMPETE, fanout: PushMode.FANOUT } as const;
 
 export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema> {
   return {
@@ -39,14 +35,28 @@ export function toQueue(row: NamedQueueRow): MessageInitShape<typeof QueueSchema
   };
 }
 
-export function toMessage(row: MessageRow): MessageInitShape<typeof QueueMessageSchema> {
+/** Messages that were handed out together. They share most of their instants, which are made once each. */
+export function toMessages(rows: readonly MessageRow[]): MessageInitShape<typeof QueueMessageSchema>[] {
+  const made = new Map<Date, Timestamp>();
+  const timestamp = (at: Date): Timestamp => {
+    const known = made.get(at) ?? timestampFromDate(at);
+    made.set(at, known);
+    return known;
+  };
+  return rows.map((row) => toMessage(row, timestamp));
+}
+
+export function toMessage(
+  row: MessageRow,
+  timestamp: (at: Date) => Timestamp = timestampFromDate,
+): MessageInitShape<typeof QueueMessageSchema> {
   return {
     messageId: formatId("msg", row.message_id),
     payload: row.payload,
     contentType: row.content_type,
     attempts: row.receive_count,
-    enqueuedAt: timestampFromDate(row.published_at),
-    availableAt: timestampFromDate(row.visible_at),
+    enqueuedAt: timestamp(row.published_at),
+    availableAt: timestamp(row.visible_at),
     priority: row.priority,
     failures: row.failure_count,
     returns: row.return_count,
@@ -54,10 +64,10 @@ export function toMessage(row: MessageRow): MessageInitShape<typeof QueueMessage
     headers: row.headers,
     ...(row.group_id === "" ? {} : { groupId: row.group_id }),
     ...(row.lease_token === null ? {} : { receipt: row.lease_token }),
-    ...(row.lease_expires_at === null ? {} : { leaseExpiresAt: timestampFromDate(row.lease_expires_at) }),
+    ...(row.lease_expires_at === null ? {} : { leaseExpiresAt: timestamp(row.lease_expires_at) }),
     ...(row.dead_reason === null ? {} : { reason: row.dead_reason }),
     ...(row.dead_reason === null || row.error === null ? {} : { error: row.error }),
-    ...(row.dead_lettered_at === null ? {} : { deadLetteredAt: timestampFromDate(row.dead_lettered_at) }),
+    ...(row.dead_lettered_at === null ? {} : { deadLetteredAt: timestamp(row.dead_lettered_at) }),
     ...(row.source_queue === null ? {} : { sourceQueue: row.source_queue }),
   };
 }
@@ -84,19 +94,4 @@ export function toStats(
 export function toActivity(row: ActivityRow): MessageInitShape<typeof QueueActivitySchema> {
   const { published, delivered, acked, nacked, expired, dead } = row;
   return { published, delivered, acked, nacked, expired, dead };
-}
-
-export function toSubscription(row: NamedSubscriptionRow): MessageInitShape<typeof PushSubscriptionSchema> {
-  return {
-    subscriptionId: formatId("sub", row.subscription_id),
-    queue: row.queue,
-    url: row.url,
-    mode: PUSH_MODES[row.mode],
-    ...(row.max_retries === null ? {} : { maxRetries: row.max_retries }),
-    ...(row.visibility_timeout_seconds === null ? {} : { visibilityTimeout: row.visibility_timeout_seconds }),
-    ...(row.dead_letter_queue === null ? {} : { deadLetterQueue: row.dead_letter_queue }),
-    paused: row.paused,
-    createdAt: timestampFromDate(row.created_at),
-    updatedAt: timestampFromDate(row.updated_at),
-  };
 }

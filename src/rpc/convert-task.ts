@@ -2,10 +2,11 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { type TaskSchema, TaskState } from "../../gen/scheduling/v1/task_service_pb.js";
 import type * as rows from "../db/schema.ts";
+import { hideCredentials } from "../domain/credentials.ts";
 import { formatId } from "../domain/ids.ts";
 import type { TaskView } from "../store/tasks.ts";
 import { storedName, toRun } from "./convert-run.ts";
-import { hideCredentials } from "./secret-headers.ts";
+import { toRetryPolicy } from "./retry-policy.ts";
 
 const STATES = {
   scheduled: TaskState.SCHEDULED,
@@ -39,9 +40,18 @@ export function toTask({ task, lastRun }: TaskView): MessageInitShape<typeof Tas
     contentType: task.content_type,
     headers: hideCredentials(task.headers),
     retries: task.retries,
+    ...(task.backoff !== null && { retryPolicy: toRetryPolicy(task.backoff) }),
     timeoutSeconds: task.timeout_seconds,
     ...(task.grace_seconds !== null && { graceSeconds: task.grace_seconds }),
+    ...(task.on_failure_webhook !== null && { onFailureWebhook: task.on_failure_webhook }),
     ...(lastRun !== undefined && { lastRun: toRun(lastRun) }),
+    labels: task.labels,
+    ...(task.debounce_key !== null && {
+      debounce: {
+        key: task.debounce_key,
+        ...(task.debounce_max_wait_seconds !== null && { maxWaitSeconds: task.debounce_max_wait_seconds }),
+      },
+    }),
     createdAt: timestampFromDate(task.created_at),
     updatedAt: timestampFromDate(task.updated_at),
   };

@@ -10,8 +10,10 @@ import {
   UpdateDeadLetterResponseSchema,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import type { Db } from "../db/schema.ts";
+import { JSON_TYPE } from "../domain/content-type.ts";
 import { formatCursor, invalidCursor, parseCursor } from "../domain/cursor.ts";
 import { parseId } from "../domain/ids.ts";
+import { splitHeaders } from "../domain/own-headers.ts";
 import { Refusal } from "../errors.ts";
 import { countDeadLetters, drawCut, purgeDeadLetters } from "../store/dead-letter-moves.ts";
 import {
@@ -28,13 +30,14 @@ import { isDeadLetterQueue, type NamedQueueRow } from "../store/queues.ts";
 import { checkHeaders } from "../webhook/headers.ts";
 import type { AppContext } from "./context.ts";
 import { toDeadLetter } from "./convert-dead-letter.ts";
-import { toMessage } from "./convert-queue.ts";
+import { toMessages } from "./convert-queue.ts";
 import { filterTag, toFilter } from "./dead-letter-filter.ts";
 import { requireQueue } from "./find-queue.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
-import { checkPayload, JSON_TYPE } from "./payload.ts";
+import { checkPayload } from "./payload.ts";
 import { writtenFields } from "./update-mask.ts";
+import { walkTime } from "./walk-time.ts";
 
 type DeadLetterHandlers = Pick<
   ServiceImpl<typeof QueueService>,
@@ -52,7 +55,7 @@ export function deadLetterHandlers(app: AppContext): DeadLetterHandlers {
       const list = `${queue.queue_id} ${scope} ${filterTag(filter)}`;
       const page = await listDeadLetters(app.db, queue, scope, filter, position(list, req.cursor), limit);
       return {
-        items: page.rows.map(toMessage),
+        items: toMessages(page.rows),
         ...(page.next === undefined ? {} : { nextCursor: cursorAfter(list, page.next) }),
       };
     },
@@ -76,13 +79,14 @@ export function deadLetterHandlers(app: AppContext): DeadLetterHandlers {
     purgeDeadLetters(req, ctx) {
       const filter = toFilter("filter.", req.filter);
       return once(app, ctx, PurgeDeadLettersResponseSchema, req, req.queue, async (trx) => {
+        const within = walkTime(ctx);
         const cut = await drawCut(trx);
         const queue = await requireQueue(trx, ctx, req.queue);
         if (req.dryRun) {
-          const purged = await countDeadLetters(trx, queue, filter, { leased: true, cut });
+          const purged = await countDeadLetters(trx, queue, filter, { leased: true, cut, within });
           return { queue: req.queue, purged, dryRun: true };
         }
-        return { queue: req.queue, purged: await purgeDeadLetters(trx, queue, filter, cut) };
+        return { queue: req.queue, purged: await purgeDeadLetters(trx, queue, filter, cut, within) };
       });
     },
   };
@@ -112,10 +116,17 @@ function changesOf(app: AppContext, req: UpdateDeadLetterRequest, row: DeadLette
   return {
     ...(written.has("payload") && req.payload !== undefined && { payload: req.payload }),
     ...(written.has("content_type") && { contentType }),
-    ...(written.has("headers") && { headers: checkHeaders("headers", req.headers) }),
+    ...(written.has("headers") && { headers: headersOf(req.headers, row.headers) }),
     ...(written.has("priority") && { priority: req.priority ?? 0 }),
     ...(written.has("group_id") && { groupId: req.groupId ?? "" }),
   };
+}
+
+/** Headers that only the service gives stay as they are, whether the caller repeats them or leaves them out. */
+function headersOf(given: Readonly<Record<string, string>>, stored: DeadLetterRow["headers"]): Record<string, string> {
+  const { own } = splitHeaders(stored);
+  const others = Object.entries(given).filter(([name, value]) => own[name] !== value);
+  return { ...checkHeaders("headers", Object.fromEntries(others)), ...own };
 }
 
 async function scopeOf(db: Db, queue: NamedQueueRow, scope: DeadLetterScope): Promise<"source" | "self"> {

@@ -27,6 +27,12 @@ const MAX_MEMORIES = 10_000;
 const MAX_TAKES = 100;
 /** Most messages of one look. It bounds what the node holds in memory for consumers. */
 const MAX_MESSAGES = 1_000;
+/**
+ * Payload bytes that one look is meant to bring at most: by the mean of what the queue handed out last and, where nothing is
+ * known of it, at most. More takes longer than a call may, so that a queue of large messages would hand out none.
+ */
+const MAX_BYTES = 32 * 1_048_576;
+const MAX_UNKNOWN_BYTES = 100 * 1_048_576;
 
 interface Take {
   readonly request: ClaimRequest;
@@ -72,6 +78,7 @@ export class HandOuts {
   readonly #db: Db;
   readonly #wakeups: Wakeups;
   readonly #tally: QueueTally;
+  readonly #maxPayloadBytes: number;
   readonly #counters = new Map<string, Counter>();
   /** What to call when a message that is out with a stream of this node is settled, by message id. */
   readonly #watched = new Map<string, (messageId: string) => void>();
@@ -81,10 +88,11 @@ export class HandOuts {
   #pollAt = 0;
   #polling = false;
 
-  constructor(db: Db, wakeups: Wakeups, tally: QueueTally) {
+  constructor(db: Db, wakeups: Wakeups, tally: QueueTally, maxPayloadBytes: number) {
     this.#db = db;
     this.#wakeups = wakeups;
     this.#tally = tally;
+    this.#maxPayloadBytes = maxPayloadBytes;
   }
 
   /**
@@ -148,9 +156,8 @@ export class HandOuts {
     if (counter === undefined || counter.looking || counter.waiting.length === 0) return undefined;
     counter.looking = true;
     const { hints, memory } = counter;
-    const takes = takeNext(counter, counter.waiting);
+    const { takes, requests } = this.#takeNext(counter, counter.waiting);
     try {
-      const requests = takes.map(({ request }) => request);
       const done = await publishAndClaim(this.#db, projectId, queueName, messages, requests, memory.expiredSince);
       const rows = done?.claim.messages ?? requests.map(() => []);
       const left = await this.#answer(counter, takes, rows);
@@ -158,7 +165,7 @@ export class HandOuts {
       // What is not in the line is for a look of its own, and so is a queue that is missing or has none.
       const isAll = done !== undefined && !done.claim.setAside && !done.claim.expired && !done.claim.draining;
       if (!isAll) counter.hints += 1;
-      const isEmpty = isAll && isShort(takes, rows);
+      const isEmpty = isAll && isShort(requests, rows);
       if (isEmpty) counter.emptyAt = hints;
       return { placed: done?.placed, isEmpty };
     } catch (error) {
@@ -222,6 +229,33 @@ export class HandOuts {
     }
   }
 
+  /** Most messages that one look at a queue is to bring. */
+  mostOf(projectId: string, queueName: string): number {
+    return this.#most(this.#memories.getOrBuild(queueTopic(projectId, queueName), newHandOutMemory));
+  }
+
+  #most({ meanBytes }: HandOutMemory): number {
+    const most = meanBytes === undefined ? MAX_UNKNOWN_BYTES / this.#maxPayloadBytes : MAX_BYTES / meanBytes;
+    return Math.min(MAX_MESSAGES, Math.max(1, Math.floor(most)));
+  }
+
+  /** Takes those out of line, of the candidates, whom one look can serve: the first. With what it is to ask for each. */
+  #takeNext(counter: Counter, candidates: readonly Take[]): { takes: Take[]; requests: ClaimRequest[] } {
+    const most = this.#most(counter.memory);
+    let messages = 0;
+    let count = 0;
+    for (const { request } of candidates) {
+      messages += request.limit;
+      if (count > 0 && (messages > most || count >= MAX_TAKES)) break;
+      count += 1;
+    }
+    const takes = candidates.slice(0, count);
+    const served = new Set(takes);
+    counter.waiting = counter.waiting.filter((take) => !served.has(take));
+    const requests = takes.map(({ request }) => ({ ...request, limit: Math.min(request.limit, most) }));
+    return { takes, requests };
+  }
+
   #hint(counter: Counter): void {
     counter.hints += 1;
     this.#look(counter);
@@ -243,26 +277,22 @@ export class HandOuts {
   async #serve(counter: Counter): Promise<void> {
     while (isUnseen(counter)) {
       const { hints } = counter;
-      const takes = takeNext(
+      const { takes, requests } = this.#takeNext(
         counter,
         counter.waiting.filter((take) => take.seen < hints),
       );
       const behind = new Set(counter.waiting);
       let rows: MessageRow[][] | undefined;
       try {
-        rows = await handOut(
-          this.#db,
-          counter.projectId,
-          counter.queueName,
-          takes.map(({ request }) => request),
-          counter.memory,
-        );
+        rows = await handOut(this.#db, counter.projectId, counter.queueName, requests, counter.memory);
       } catch (error) {
+        // It may have been too much: the next look is for one message, and learns how large it is.
+        counter.memory.meanBytes = MAX_BYTES;
         for (const take of takes) take.reject(error);
         continue;
       }
       for (const take of takes) take.seen = hints;
-      if (isShort(takes, rows)) counter.emptyAt = hints;
+      if (isShort(requests, rows)) counter.emptyAt = hints;
       const left = await this.#answer(counter, takes, rows);
       // Nothing was left for those who stood behind one who got nothing.
       counter.waiting = [
@@ -284,6 +314,7 @@ export class HandOuts {
     takes: readonly Take[],
     rows: readonly (readonly MessageRow[])[] | undefined,
   ): Promise<Take[]> {
+    counter.memory.meanBytes = meanBytes(rows) ?? counter.memory.meanBytes;
     const left: Take[] = [];
     const gone: { readonly take: Take; readonly mine: readonly MessageRow[] }[] = [];
     for (const [i, take] of takes.entries()) {
@@ -342,25 +373,21 @@ export class HandOuts {
 }
 
 /** Whether somebody got less than was asked for, so that nothing was left behind. */
-function isShort(takes: readonly Take[], rows: readonly (readonly MessageRow[])[] | undefined): boolean {
-  return takes.some(({ request }, i) => (rows?.[i]?.length ?? request.limit) < request.limit);
+function isShort(requests: readonly ClaimRequest[], rows: readonly (readonly MessageRow[])[] | undefined): boolean {
+  return requests.some(({ limit }, i) => (rows?.[i]?.length ?? 0) < limit);
 }
 
 function isUnseen({ waiting, hints }: Counter): boolean {
   return waiting.some((take) => take.seen < hints);
 }
 
-/** Takes those out of line, of the candidates, whom one look can serve: the first. */
-function takeNext(counter: Counter, candidates: readonly Take[]): Take[] {
-  let messages = 0;
+/** Mean size of the payloads. Undefined where there are none. */
+function meanBytes(rows: readonly (readonly MessageRow[])[] | undefined): number | undefined {
+  let bytes = 0;
   let count = 0;
-  for (const { request } of candidates) {
-    messages += request.limit;
-    if (count > 0 && (messages > MAX_MESSAGES || count >= MAX_TAKES)) break;
-    count += 1;
+  for (const some of rows ?? []) {
+    for (const { payload } of some) bytes += payload.byteLength;
+    count += some.length;
   }
-  const taken = candidates.slice(0, count);
-  const served = new Set(taken);
-  counter.waiting = counter.waiting.filter((take) => !served.has(take));
-  return taken;
+  return count === 0 ? undefined : bytes / count;
 }

@@ -11,6 +11,7 @@ import {
 import { type ReflectList, reflect } from "@bufbuild/protobuf/reflect";
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Db } from "../db/schema.ts";
+import type { Place } from "../domain/signing-key.ts";
 import { Refusal } from "../errors.ts";
 import { claimKey, type IdempotencyClaim, storeReply } from "../store/idempotency.ts";
 import { type AppContext, projectOf } from "./context.ts";
@@ -43,17 +44,22 @@ export async function once<Response extends DescMessage>(
     fingerprint: fingerprint(ctx.method.input, request),
     ttlSeconds: app.limits.idempotencySeconds,
   };
+  // An answer that shows a secret, which is marked so in the contract, is sealed while it is kept.
+  const isSecret = showsSecret(response);
+  const place: Place = [claim.projectId, "idempotency_keys", claim.operation, resource, key];
   return app.db.transaction().execute(async (trx) => {
     const outcome = await claimKey(trx, claim);
     if (outcome.kind === "reused") throw new Refusal("IDEMPOTENCY_KEY_REUSED");
     if (outcome.kind === "replay") {
       ctx.responseHeader.set("idempotency-replayed", "true");
       if (outcome.warning !== null) ctx.responseHeader.set("x-scheduling-warning", outcome.warning);
-      return fromBinary(response, outcome.reply) as MessageInitShape<Response>;
+      const reply = isSecret ? app.vault.open(outcome.reply.toString(), place) : outcome.reply;
+      return fromBinary(response, reply) as MessageInitShape<Response>;
     }
     const answer = create(response, await effect(trx));
+    const reply = toBinary(response, answer);
     await storeReply(trx, claim, {
-      reply: Buffer.from(toBinary(response, answer)),
+      reply: Buffer.from(isSecret ? app.vault.seal(reply, place) : reply),
       warning: ctx.responseHeader.get("x-scheduling-warning"),
     });
     return answer as MessageInitShape<Response>;
@@ -75,6 +81,15 @@ export function idempotencyKey(ctx: HandlerContext, inBody: string): string {
 /** Whether the answer to the call is one that an earlier call was given. */
 export function isReplay(ctx: HandlerContext): boolean {
   return ctx.responseHeader.has("idempotency-replayed");
+}
+
+/** Whether a field of the message, or of one in it, is marked `debug_redact`. Such answers are not nested deeper. */
+function showsSecret(message: DescMessage, depth = 1): boolean {
+  return message.fields.some(
+    (field) =>
+      field.proto.options?.debugRedact ||
+      (depth > 0 && field.fieldKind === "message" && showsSecret(field.message, depth - 1)),
+  );
 }
 
 /** Hash of a request without its idempotency key; equal for equal requests whatever the order of their map entries. */

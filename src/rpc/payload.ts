@@ -1,18 +1,10 @@
 import { isUtf8 } from "node:buffer";
+import { isJsonType } from "../domain/content-type.ts";
 import { Refusal } from "../errors.ts";
 import type { ApiLimits } from "./context.ts";
 
 /** How deep JSON may nest. Far beyond what people write, and far from where parsers of receivers overflow. */
 const MAX_JSON_DEPTH = 64;
-
-/** The content type of a payload whose caller names none. */
-export const JSON_TYPE = "application/json";
-
-/** Whether a content type says JSON. Empty means JSON. */
-function isJsonType(contentType: string): boolean {
-  const type = contentType.split(";", 1)[0]?.trim().toLowerCase() ?? "";
-  return type === "" || type === JSON_TYPE || type.endsWith("+json");
-}
 
 /**
  * Checks a payload once, at the door: its size, and where its content type says JSON that it is JSON of bounded depth.
@@ -26,13 +18,21 @@ export function checkPayload(limits: ApiLimits, field: string, payload: Uint8Arr
   }
   if (!isJsonType(contentType)) return;
   if (!isUtf8(payload)) throw Refusal.field(field, "must be JSON in UTF-8");
-  if (jsonDepth(payload) > MAX_JSON_DEPTH)
+  if (brackets(payload) > MAX_JSON_DEPTH && jsonDepth(payload) > MAX_JSON_DEPTH)
     throw Refusal.field(field, `must not nest deeper than ${MAX_JSON_DEPTH} levels`);
   try {
     JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString());
   } catch {
     throw Refusal.field(field, "must be JSON, or content_type must say what else it is");
   }
+}
+
+/** How many brackets open, in strings as well. It is cheap to count, and most payloads have too few to nest deep. */
+function brackets(bytes: Uint8Array): number {
+  let count = 0;
+  // [ and { differ in one bit, and no other byte has the rest.
+  for (let i = 0; i < bytes.length; i++) if (((bytes[i] as number) | 0x20) === 0x7b) count += 1;
+  return count;
 }
 
 /** The deepest nesting of brackets outside strings. Counted before parsing, because a parser recurses. */

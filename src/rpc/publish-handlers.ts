@@ -5,9 +5,8 @@ import {
   type QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { queueTopic } from "../db/wakeups.ts";
-import { formatId } from "../domain/ids.ts";
 import { isPlain } from "../store/line.ts";
-import { type NewMessage, publishMessages } from "../store/messages.ts";
+import { type NewMessage, type PublishedMessage, publishMessages } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { ensureQueue } from "./find-queue.ts";
 import { idempotencyKey, isReplay, once } from "./once.ts";
@@ -18,8 +17,8 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
   return {
     async publish(req, ctx) {
       const messages = [toNewMessage(app, ctx, "", req)];
-      const ids = await publishTogether(app, ctx, req, messages);
-      if (ids !== undefined) return { messageId: formatId("msg", ids[0] ?? "") };
+      const together = await publishTogether(app, ctx, req, messages);
+      if (together !== undefined) return toPublishResponse(together);
       const answer = await once(app, ctx, PublishResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
@@ -32,8 +31,8 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
 
     async publishBatch(req, ctx) {
       const messages = req.messages.map((message, i) => toNewMessage(app, ctx, `messages[${i}].`, message));
-      const ids = await publishTogether(app, ctx, req, messages);
-      if (ids !== undefined) return { messageIds: ids.map((id) => formatId("msg", id)) };
+      const together = await publishTogether(app, ctx, req, messages);
+      if (together !== undefined) return toPublishBatchResponse(together);
       const answer = await once(app, ctx, PublishBatchResponseSchema, req, "", async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         warnOfPriority(ctx, queue, messages);
@@ -53,29 +52,25 @@ export function publishHandlers(app: AppContext): Pick<ServiceImpl<typeof QueueS
 
 /**
  * Stores plain messages in one statement with those of other callers. Undefined, and nothing is stored, where that cannot
- * be: a key has to be stored as well, a message is not plain, the queue is missing or has no line. (A call with a key has a
- * transaction of several statements, in which it must not hold the turn that other publishers wait for.)
+ * be: a key has to be stored as well, a message is not plain, the queue is missing. (A call with a key has a transaction
+ * of several statements, in which it must not hold the turn that other publishers wait for.)
  */
 async function publishTogether(
   app: AppContext,
   ctx: HandlerContext,
   req: { readonly queue: string; readonly idempotencyKey: string },
   messages: readonly NewMessage[],
-): Promise<readonly string[] | undefined> {
+): Promise<readonly PublishedMessage[] | undefined> {
   if (messages.length === 0 || !messages.every(isPlain) || idempotencyKey(ctx, req.idempotencyKey) !== "") {
     return undefined;
   }
-  const placed = await app.publishes.add(projectOf(ctx), req.queue, messages);
-  if (placed === undefined) return undefined;
-  warnOfPriority(ctx, { name: req.queue, enable_priority: false }, messages);
-  countPublished(
-    app,
-    ctx,
-    req.queue,
-    messages.map(() => false),
-  );
-  if (!placed.isEmpty) wake(app, ctx, req.queue, placed.subscribed);
-  return placed.ids;
+  const published = await app.publishes.add(projectOf(ctx), req.queue, messages);
+  if (published === undefined) return undefined;
+  const { ids, deduplicated, queue } = published;
+  warnOfPriority(ctx, queue, messages);
+  countPublished(app, ctx, req.queue, deduplicated);
+  if (!published.isEmpty) wake(app, ctx, req.queue, published.subscribed);
+  return ids.map((message_id, i) => ({ message_id, deduplicated: deduplicated[i] ?? false }));
 }
 
 /** Counts messages for the queue's history: not those for which an earlier one stands, nor those of a repeated answer. */

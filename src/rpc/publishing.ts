@@ -6,6 +6,7 @@ import type {
   PublishRequest,
   PublishResponseSchema,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
+import { JSON_TYPE } from "../domain/content-type.ts";
 import { formatId } from "../domain/ids.ts";
 import { traceContext } from "../domain/trace-context.ts";
 import { Refusal } from "../errors.ts";
@@ -13,7 +14,7 @@ import type { NewMessage, PublishedMessage } from "../store/messages.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
 import { checkHeaders } from "../webhook/headers.ts";
 import { type AppContext, warn } from "./context.ts";
-import { checkPayload, JSON_TYPE } from "./payload.ts";
+import { checkPayload } from "./payload.ts";
 
 /**
  * The message to store. `prefix` leads to its fields in the request, for refusals.
@@ -97,7 +98,7 @@ export function toPublishBatchResponse(
 export function warnOfPriority(
   ctx: HandlerContext,
   queue: Pick<NamedQueueRow, "name" | "enable_priority">,
-  messages: readonly NewMessage[],
+  messages: readonly Pick<NewMessage, "priority">[],
 ): void {
   if (!queue.enable_priority && messages.some((message) => message.priority > 0)) {
     warn(ctx, `priority is stored but changes nothing, because queue ${queue.name} has enable_priority off`);

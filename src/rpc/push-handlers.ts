@@ -1,10 +1,10 @@
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   DeletePushSubscriptionResponseSchema,
-  PushMode,
+  PausePushSubscriptionResponseSchema,
   PushSubscribeResponseSchema,
   type QueueService,
+  ResumePushSubscriptionResponseSchema,
   RotatePushSecretResponseSchema,
   UpdatePushSubscriptionRequestSchema,
   UpdatePushSubscriptionResponseSchema,
@@ -19,23 +19,19 @@ import {
   listPushSubscriptions,
   type NamedSubscriptionRow,
   putPushSubscription,
-  rotatePushSecret,
-  type SubscriptionChanges,
   updatePushSubscription,
 } from "../store/push-subscriptions.ts";
-import { newSecret } from "../webhook/sign.ts";
-import { checkTarget } from "../webhook/target.ts";
+import { setSigningSecret } from "../store/signing-keys.ts";
 import { type AppContext, projectOf } from "./context.ts";
-import { toSubscription } from "./convert-queue.ts";
+import { toSubscription } from "./convert-push.ts";
 import { deadLetterQueueIdFor, ensureQueue, requireQueue } from "./find-queue.ts";
 import { lastIdOf } from "./newest-first.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
-import { checkSecret } from "./secret.ts";
+import { subscriptionChanges, subscriptionSettings } from "./push-settings.ts";
+import { checkSecret, rotateAsAsked, sealSecret } from "./secret.ts";
+import { headersToStore } from "./secret-headers.ts";
 import { writtenFields } from "./update-mask.ts";
-
-/** Seconds for which an old secret signs beside the new one where the caller does not say. */
-const ROTATION_OVERLAP_SECONDS = 86_400;
 
 type PushHandlers = Pick<
   ServiceImpl<typeof QueueService>,
@@ -43,6 +39,8 @@ type PushHandlers = Pick<
   | "getPushSubscription"
   | "listPushSubscriptions"
   | "updatePushSubscription"
+  | "pausePushSubscription"
+  | "resumePushSubscription"
   | "deletePushSubscription"
   | "rotatePushSecret"
 >;
@@ -51,23 +49,22 @@ type PushHandlers = Pick<
 export function pushHandlers(app: AppContext): PushHandlers {
   return {
     async pushSubscribe(req, ctx) {
-      const url = checkTarget("url", req.url, app.targets);
-      checkSecret(req.secret);
+      const settings = subscriptionSettings(app, req);
       const answer = await once(app, ctx, PushSubscribeResponseSchema, req, req.queue, async (trx) => {
         const queue = await ensureQueue(app, trx, ctx, req.queue);
         const deadLetterQueue = await deadLetterQueueIdFor(trx, ctx, queue, req.deadLetterQueue);
         const id = await putPushSubscription(trx, {
+          ...settings,
+          headers: "{}",
           project_id: projectOf(ctx),
           queue_id: queue.queue_id,
-          url,
-          mode: toMode(req.mode),
-          secret: req.secret === "" ? null : req.secret,
-          previous_secret: null,
-          previous_valid_until: null,
-          max_retries: req.maxRetries ?? null,
-          visibility_timeout_seconds: req.visibilityTimeout ?? null,
           dead_letter_queue_id: deadLetterQueue,
         });
+        const owner = { projectId: projectOf(ctx), ownerId: id };
+        // Credentials are sealed for the subscription, whose id is known only now.
+        const headers = JSON.stringify(headersToStore(app.vault, owner, "headers", req.headers));
+        await updatePushSubscription(trx, { project_id: projectOf(ctx), subscription_id: id }, { headers });
+        await setSigningSecret(trx, owner, req.secret === "" ? null : sealSecret(app.vault, owner, req.secret));
         return { subscription: toSubscription(await requireSubscription(trx, ctx, formatId("sub", id))) };
       });
       app.wakeups.wake("pushes");
@@ -102,13 +99,7 @@ export function pushHandlers(app: AppContext): PushHandlers {
         req.subscriptionId,
         async (trx) => {
           const subscription = await requireSubscription(trx, ctx, req.subscriptionId);
-          const changes: SubscriptionChanges = {
-            ...(written.has("url") && { url: checkTarget("url", req.url ?? "", app.targets) }),
-            ...(written.has("max_retries") && { max_retries: req.maxRetries ?? null }),
-            ...(written.has("visibility_timeout") && { visibility_timeout_seconds: req.visibilityTimeout ?? null }),
-            ...(written.has("mode") && { mode: toMode(req.mode ?? PushMode.COMPETE) }),
-            ...(written.has("paused") && { paused: req.paused ?? false }),
-          };
+          const changes = subscriptionChanges(app, subscription, req, written);
           if (written.has("dead_letter_queue")) {
             const queue = { queue_id: subscription.queue_id, name: subscription.queue };
             changes.dead_letter_queue_id = await deadLetterQueueIdFor(trx, ctx, queue, req.deadLetterQueue ?? "");
@@ -123,12 +114,23 @@ export function pushHandlers(app: AppContext): PushHandlers {
       return answer;
     },
 
+    pausePushSubscription: (req, ctx) =>
+      once(app, ctx, PausePushSubscriptionResponseSchema, req, req.subscriptionId, (trx) =>
+        setPaused(trx, ctx, req.subscriptionId, true),
+      ),
+
+    async resumePushSubscription(req, ctx) {
+      const answer = await once(app, ctx, ResumePushSubscriptionResponseSchema, req, req.subscriptionId, (trx) =>
+        setPaused(trx, ctx, req.subscriptionId, false),
+      );
+      app.wakeups.wake("pushes");
+      return answer;
+    },
+
     deletePushSubscription: (req, ctx) =>
       once(app, ctx, DeletePushSubscriptionResponseSchema, req, req.subscriptionId, async (trx) => {
-        const id = parseId("sub", req.subscriptionId);
-        if (id === undefined || !(await deletePushSubscription(trx, projectOf(ctx), id))) {
-          throw new Refusal("SUBSCRIPTION_NOT_FOUND", { subscription_id: req.subscriptionId });
-        }
+        const subscription = await requireSubscription(trx, ctx, req.subscriptionId);
+        await deletePushSubscription(trx, subscription);
         return { subscriptionId: req.subscriptionId, deleted: true };
       }),
 
@@ -136,27 +138,27 @@ export function pushHandlers(app: AppContext): PushHandlers {
       checkSecret(req.secret);
       return once(app, ctx, RotatePushSecretResponseSchema, req, req.subscriptionId, async (trx) => {
         const subscription = await requireSubscription(trx, ctx, req.subscriptionId);
-        const secret = req.secret === "" ? newSecret() : req.secret;
-        const until = await rotatePushSecret(trx, subscription, secret, req.overlapSeconds ?? ROTATION_OVERLAP_SECONDS);
-        if (until === undefined) throw new Refusal("SUBSCRIPTION_NOT_FOUND", { subscription_id: req.subscriptionId });
-        return {
-          subscriptionId: req.subscriptionId,
-          ...(req.secret === "" && { secret }),
-          previousValidUntil: timestampFromDate(until),
-        };
+        const owner = { projectId: subscription.project_id, ownerId: subscription.subscription_id };
+        return { subscriptionId: req.subscriptionId, ...(await rotateAsAsked(app.vault, trx, owner, req)) };
       });
     },
   };
 }
 
 /** The caller's subscription of that id. @throws Refusal SUBSCRIPTION_NOT_FOUND */
-async function requireSubscription(db: Db, ctx: HandlerContext, subscriptionId: string): Promise<NamedSubscriptionRow> {
+export async function requireSubscription(
+  db: Db,
+  ctx: HandlerContext,
+  subscriptionId: string,
+): Promise<NamedSubscriptionRow> {
   const id = parseId("sub", subscriptionId);
   const subscription = id && (await findPushSubscription(db, projectOf(ctx), id));
   if (!subscription) throw new Refusal("SUBSCRIPTION_NOT_FOUND", { subscription_id: subscriptionId });
   return subscription;
 }
 
-function toMode(mode: PushMode): "compete" | "fanout" {
-  return mode === PushMode.FANOUT ? "fanout" : "compete";
+async function setPaused(trx: Db, ctx: HandlerContext, subscriptionId: string, paused: boolean) {
+  const subscription = await requireSubscription(trx, ctx, subscriptionId);
+  if (subscription.paused !== paused) await updatePushSubscription(trx, subscription, { paused });
+  return { subscription: toSubscription(await requireSubscription(trx, ctx, subscriptionId)) };
 }

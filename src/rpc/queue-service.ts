@@ -9,6 +9,7 @@ import { groupHandlers } from "./group-handlers.ts";
 import { historyHandlers } from "./history-handlers.ts";
 import { publishHandlers } from "./publish-handlers.ts";
 import { pushHandlers } from "./push-handlers.ts";
+import { pushTestHandler } from "./push-test-handler.ts";
 import { queueHandlers } from "./queue-handlers.ts";
 import { redriveHandlers } from "./redrive-handlers.ts";
 import { settleHandlers } from "./settle-handlers.ts";
@@ -26,5 +27,6 @@ export function queueService(app: AppContext): ServiceImpl<typeof QueueService> 
     ...groupHandlers(app),
     ...redriveHandlers(app),
     ...pushHandlers(app),
+    ...pushTestHandler(app),
   };
 }

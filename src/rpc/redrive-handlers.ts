@@ -15,6 +15,7 @@ import { requireQueue } from "./find-queue.ts";
 import { lastIdOf, type NewestFirst, toPage } from "./newest-first.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
+import { walkTime } from "./walk-time.ts";
 
 /** Dead letters put back by one call where it does not say. */
 const REDRIVE_LIMIT = 1_000;
@@ -44,13 +45,14 @@ export function redriveHandlers(app: AppContext): RedriveHandlers {
       const answer = await once(app, ctx, RedriveDeadLettersResponseSchema, req, req.queue, async (trx) => {
         const queue = await requireQueue(trx, ctx, req.queue);
         const to = await destination(trx, ctx, queue, req.toQueue);
+        const within = walkTime(ctx);
         const redriven = req.dryRun
-          ? Math.min(limit, await countDeadLetters(trx, queue, filter))
-          : await redriveDeadLetters(trx, queue, to, filter, limit);
+          ? Math.min(limit, await countDeadLetters(trx, queue, filter, { within }))
+          : await redriveDeadLetters(trx, queue, to, filter, limit, within);
         if (redriven === 0 && req.messageId !== "") {
           throw new Refusal("DEAD_LETTER_NOT_FOUND", { queue: req.queue, message_id: req.messageId });
         }
-        const remaining = (await countDeadLetters(trx, queue, filter)) - (req.dryRun ? redriven : 0);
+        const remaining = (await countDeadLetters(trx, queue, filter, { within })) - (req.dryRun ? redriven : 0);
         return { queue: req.queue, redriven, ...(remaining > 0 && { remaining }), ...(req.dryRun && { dryRun: true }) };
       });
       if (!req.dryRun) {
@@ -66,7 +68,13 @@ export function redriveHandlers(app: AppContext): RedriveHandlers {
         const queue = await requireQueue(trx, ctx, req.queue);
         const to = await destination(trx, ctx, queue, req.toQueue);
         const messagesPerSecond = req.messagesPerSecond ?? null;
-        const { redrive, started } = await startRedrive(trx, { queue, to, filter, messagesPerSecond });
+        const { redrive, started } = await startRedrive(trx, {
+          queue,
+          to,
+          filter,
+          messagesPerSecond,
+          within: walkTime(ctx),
+        });
         if (!started) {
           const redriveId = formatId("rdr", redrive.redrive_id);
           throw new Refusal("REDRIVE_RUNNING", { queue: req.queue, redrive_id: redriveId });

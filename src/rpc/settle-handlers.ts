@@ -17,7 +17,8 @@ import type { Db } from "../db/schema.ts";
 import { queueTopic, settledTopic } from "../db/wakeups.ts";
 import { NIL_UUID, parseId } from "../domain/ids.ts";
 import type { NamedQueueRow } from "../store/queues.ts";
-import { ackMessage, type DeliveryKey, extendLease, nackMessage } from "../store/settlements.ts";
+import { ackMessages, extendEach, nackMessages } from "../store/settlements.ts";
+import type { DeliveryKey } from "../store/standings.ts";
 import { type AppContext, projectOf } from "./context.ts";
 import { requireQueue } from "./find-queue.ts";
 import { idempotencyKey, isReplay, once } from "./once.ts";
@@ -88,7 +89,7 @@ export function settleHandlers(app: AppContext): SettleHandlers {
   };
 }
 
-/** Acks with other callers' acks what came from the line by its receipt, and the rest in a transaction of its own. */
+/** Acks with other callers' acks: what came from the line by its receipt in one statement, and the rest in few. */
 export async function ackAll(
   app: AppContext,
   ctx: HandlerContext,
@@ -97,17 +98,14 @@ export async function ackAll(
 ): Promise<AckResult[]> {
   const inLine = await app.acks.add(projectOf(ctx), queueName, items.map(deliveryKey));
   const others = items.filter((_, i) => inLine[i] === undefined);
-  // Without items the queue is still looked for.
   const singly =
-    items.length > 0 && others.length === 0
-      ? []
-      : await app.db
-          .transaction()
-          .execute(async (trx) => ackSingly(trx, await requireQueue(trx, ctx, queueName), others));
+    others.length === 0 ? [] : await app.singleAcks.add(projectOf(ctx), queueName, others.map(deliveryKey));
+  // Without items the queue is still looked for.
+  if (items.length === 0 || singly === undefined) await requireQueue(app.db, ctx, queueName);
   let next = 0;
   const results = items.map(({ messageId }, i) => {
     const acked = inLine[i];
-    return acked === undefined ? (singly[next++] ?? {}) : { messageId, acked: true, late: acked.late };
+    return { messageId, ...(acked === undefined ? singly?.[next++] : { acked: true, late: acked.late }) };
   });
   tell(app, ctx, queueName, results, others.length > 0);
   return results;
@@ -118,10 +116,8 @@ async function ackSingly(
   queue: NamedQueueRow,
   items: readonly Pick<AckBatchItem, "messageId" | "receipt">[],
 ): Promise<AckResult[]> {
-  return eachInOrder(items, async (item) => ({
-    messageId: item.messageId,
-    ...(await ackMessage(trx, queue, deliveryKey(item))),
-  }));
+  const outcomes = await ackMessages(trx, queue, items.map(deliveryKey));
+  return items.map(({ messageId }, i) => ({ messageId, ...outcomes[i] }));
 }
 
 /** Gives messages back. */
@@ -157,16 +153,18 @@ async function nackSingly(
   queue: NamedQueueRow,
   items: readonly Omit<NackBatchItem, "$typeName">[],
 ): Promise<NackResult[]> {
-  return eachInOrder(items, async (item) => ({
-    messageId: item.messageId,
-    ...(await nackMessage(trx, queue, {
+  const outcomes = await nackMessages(
+    trx,
+    queue,
+    items.map((item) => ({
       ...deliveryKey(item),
       requeue: item.requeue ?? true,
       penalty: item.penalty ?? true,
       delaySeconds: item.delaySeconds ?? 0,
       error: item.reason,
     })),
-  }));
+  );
+  return items.map(({ messageId }, i) => ({ messageId, ...outcomes[i] }));
 }
 
 async function extendSingly(
@@ -174,10 +172,14 @@ async function extendSingly(
   queue: NamedQueueRow,
   items: readonly Omit<ExtendLeaseBatchItem, "$typeName">[],
 ): Promise<ExtendResult[]> {
-  return eachInOrder(items, async (item) => {
-    const { messageId } = item;
-    const outcome = await extendLease(trx, queue, deliveryKey(item), item.visibilityTimeout ?? 0);
-    if (!outcome.extended) return { messageId, extended: false, reason: outcome.reason };
+  const outcomes = await extendEach(
+    trx,
+    queue,
+    items.map((item) => ({ ...deliveryKey(item), visibilitySeconds: item.visibilityTimeout ?? 0 })),
+  );
+  return items.map(({ messageId }, i) => {
+    const outcome = outcomes[i];
+    if (outcome?.extended !== true) return { messageId, ...outcome };
     const { leaseExpiresAt } = outcome;
     return {
       messageId,
@@ -185,24 +187,6 @@ async function extendSingly(
       ...(leaseExpiresAt && { leaseExpiresAt: timestampFromDate(leaseExpiresAt) }),
     };
   });
-}
-
-/**
- * Does the work for one item after the other, and answers in the order of the items. It is done in the order of the ids,
- * as all that lock several messages, so that no two can wait for each other.
- */
-async function eachInOrder<Item extends { readonly messageId: string }, Result>(
-  items: readonly Item[],
-  work: (item: Item) => Promise<Result>,
-): Promise<Result[]> {
-  const results = new Map<number, Result>();
-  const places = items.map((_, i) => i);
-  places.sort((a, b) => ((items[a]?.messageId ?? "") < (items[b]?.messageId ?? "") ? -1 : 1));
-  for (const place of places) {
-    const item = items[place];
-    if (item !== undefined) results.set(place, await work(item));
-  }
-  return items.map((_, i) => results.get(i) as Result);
 }
 
 function first<T>([result]: readonly T[]): T {

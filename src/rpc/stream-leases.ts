@@ -25,6 +25,16 @@ const ANSWER_BYTES = 65_536;
 const FIRST_BATCH = 10;
 /** How many times in the length of a lease it is extended. */
 const EXTENSIONS_PER_LEASE = 3;
+/** How long messages may wait to be handed out before their leases are started anew: a part of the lease, and at most. */
+const STALE_PART = 0.1;
+const MAX_STALE_MS = 1_000;
+
+/** Messages that a stream has leased and is to hand out together. */
+export interface StreamBatch {
+  readonly rows: readonly MessageRow[];
+  /** When they came, in milliseconds of performance.now(). */
+  readonly leasedAt: number;
+}
 
 /**
  * The messages that one stream has handed out and that are not settled: what the stream's credit is counted by, what is
@@ -34,12 +44,15 @@ export class StreamLeases implements AsyncDisposable {
   readonly #app: AppContext;
   readonly #ctx: HandlerContext;
   readonly #open: ConsumeStreamRequest;
+  /** Length of a lease in seconds. */
+  readonly #seconds: number;
   /** By the id that callers know. */
   readonly #out = new Map<string, { readonly receipt: string; readonly bytes: number }>();
   #bytes = 0;
   /** Mean size of the messages of the newest answer. Undefined: there was none. */
   #meanBytes: number | undefined;
   #wake = (): void => {};
+  #isOver = false;
   /** How often in a row a look for what was settled elsewhere has found nothing. */
   #vainChecks = 0;
   readonly #extender: NodeJS.Timeout | undefined;
@@ -48,9 +61,9 @@ export class StreamLeases implements AsyncDisposable {
     this.#app = app;
     this.#ctx = ctx;
     this.#open = open;
-    const seconds = open.visibilityTimeout ?? queueSeconds;
+    this.#seconds = open.visibilityTimeout ?? queueSeconds;
     if (open.extendLeases) {
-      this.#extender = setInterval(() => void this.#extend(seconds), (seconds * 1_000) / EXTENSIONS_PER_LEASE).unref();
+      this.#extender = setInterval(() => void this.#extend(), (this.#seconds * 1_000) / EXTENSIONS_PER_LEASE).unref();
     }
     // A generator that waits for its reader is not resumed by a reader that is gone, so the signal releases as well.
     ctx.signal.addEventListener("abort", this.#onAbort, { once: true });
@@ -71,9 +84,13 @@ export class StreamLeases implements AsyncDisposable {
 
   /**
    * Counts the messages as handed out, as far as their bytes have room, and returns those; the rest is released. One
-   * message always has room in an empty stream.
+   * message always has room in an empty stream, and none in one that is over.
    */
   async add(rows: readonly MessageRow[]): Promise<readonly MessageRow[]> {
+    if (this.#isOver) {
+      await this.#release(leasesOf(rows));
+      return [];
+    }
     const most = this.#open.maxUnackedBytes ?? MAX_BYTES;
     const ids: string[] = [];
     const before = this.#bytes;
@@ -90,6 +107,26 @@ export class StreamLeases implements AsyncDisposable {
     this.#app.handOuts.watch(ids, this.#settled);
     if (count < rows.length) await this.#release(leasesOf(rows.slice(count)));
     return rows.slice(0, count);
+  }
+
+  /**
+   * The messages, to be handed out now. Where they have waited for a slow client their leases begin anew, because a lease is
+   * the client's time; what was lost meanwhile is left out.
+   */
+  async renew({ rows, leasedAt }: StreamBatch): Promise<readonly MessageRow[]> {
+    const waitedMs = performance.now() - leasedAt;
+    if (rows.length === 0 || waitedMs < Math.min(MAX_STALE_MS, this.#seconds * 1_000 * STALE_PART)) return rows;
+    const queue = await requireQueue(this.#app.db, this.#ctx, this.#open.queue);
+    await extendLeases(this.#app.db, queue, leasesOf(rows), this.#seconds);
+    const live = await liveLeases(this.#app.db, queue, leasesOf(rows));
+    return rows.flatMap((row) => {
+      if (live.has(row.lease_token ?? "")) {
+        const endsAt = row.lease_expires_at && new Date(row.lease_expires_at.getTime() + waitedMs);
+        return { ...row, lease_expires_at: endsAt };
+      }
+      this.#settled(formatId("msg", row.message_id));
+      return [];
+    });
   }
 
   /** Resolves when there is room, after `ms`, or when the signal aborts. */
@@ -165,15 +202,16 @@ export class StreamLeases implements AsyncDisposable {
   }
 
   /** An extension that fails leaves the leases to run out, or to the next one. */
-  async #extend(seconds: number): Promise<void> {
+  async #extend(): Promise<void> {
     if (this.#out.size === 0 || this.#ctx.signal.aborted) return;
     try {
       const queue = await requireQueue(this.#app.db, this.#ctx, this.#open.queue);
-      await extendLeases(this.#app.db, queue, this.#leases(), seconds);
+      await extendLeases(this.#app.db, queue, this.#leases(), this.#seconds);
     } catch {}
   }
 
   async #end(): Promise<void> {
+    this.#isOver = true;
     clearInterval(this.#extender);
     const leases = this.#leases();
     this.#app.handOuts.unwatch(this.#out.keys());

@@ -1,49 +1,40 @@
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 import {
   CancelTaskResponseSchema,
   type ListRunsRequest,
   RescheduleTaskResponseSchema,
+  RotateTaskSecretResponseSchema,
   RunTaskResponseSchema,
-  type ScheduleTaskRequest,
   ScheduleTaskResponseSchema,
   type TaskService,
 } from "../../gen/scheduling/v1/task_service_pb.js";
-import type { Db } from "../db/schema.ts";
-import { parseId } from "../domain/ids.ts";
+import { formatCursor } from "../domain/cursor.ts";
+import { formatId, parseId } from "../domain/ids.ts";
 import { Refusal } from "../errors.ts";
-import { listRuns, type RunFilter } from "../store/runs.ts";
-import {
-  cancelTask,
-  findTask,
-  listTasks,
-  lockTask,
-  type NewTask,
-  rescheduleTask,
-  runTask,
-  scheduleTask,
-  TASK_DEFAULTS,
-  type TaskView,
-  taskTimes,
-} from "../store/tasks.ts";
-import { checkTarget } from "../webhook/target.ts";
+import type { RunFilter } from "../store/runs.ts";
+import { cancelTask, findTask, listTasks, lockTask, rescheduleTask, runTask, taskMoment } from "../store/tasks.ts";
 import { type AppContext, projectOf } from "./context.ts";
-import { fromRunKind, fromRunState, toRun } from "./convert-run.ts";
-import { fromTaskState, toTask, toTaskState } from "./convert-task.ts";
+import { fromRunDisposition, fromRunKind, fromRunState, toRun } from "./convert-run.ts";
+import { toTask, toTaskState } from "./convert-task.ts";
+import { requireTask } from "./find-task.ts";
 import { instantOf } from "./instant.ts";
-import { lastIdOf, toPage } from "./newest-first.ts";
+import { lastIdOf } from "./newest-first.ts";
 import { once } from "./once.ts";
 import { PAGE_LIMIT } from "./page.ts";
-import { checkPayload } from "./payload.ts";
-import { checkSecret } from "./secret.ts";
-import { headersToStore } from "./secret-headers.ts";
+import { runsPage } from "./runs-page.ts";
+import { checkSecret, rotateAsAsked } from "./secret.ts";
+import { taskBulkHandlers } from "./task-bulk-handlers.ts";
+import { taskExplainHandler } from "./task-explain-handler.ts";
+import { toTaskFilter } from "./task-filter.ts";
+import { scheduleByRequest } from "./task-scheduling.ts";
+import { runAtOf } from "./task-settings.ts";
 
 /** The calls on tasks, and the list of the runs of all kinds. */
 export function taskService(app: AppContext): ServiceImpl<typeof TaskService> {
   return {
     async scheduleTask(req, ctx) {
       const answer = await once(app, ctx, ScheduleTaskResponseSchema, req, "", async (trx) => {
-        const { now, latest } = await taskTimes(trx);
-        return { task: toTask(await scheduleTask(trx, newTask(app, projectOf(ctx), req, latest), now)) };
+        return { task: await scheduleByRequest(app, trx, projectOf(ctx), req) };
       });
       app.wakeups.wake("runs");
       return answer;
@@ -52,11 +43,15 @@ export function taskService(app: AppContext): ServiceImpl<typeof TaskService> {
     getTask: async (req, ctx) => ({ task: toTask(await requireTask(app.db, ctx, req.taskId, findTask)) }),
 
     async listTasks(req, ctx) {
-      const limit = req.limit ?? PAGE_LIMIT;
-      const state = fromTaskState(req.state);
-      const list = { list: "tasks", scope: state ?? "", prefix: "task" } as const;
-      const views = await listTasks(app.db, projectOf(ctx), state, lastIdOf(list, req.cursor), limit + 1);
-      return toPage(list, views, limit, ({ task }) => task.task_id, toTask);
+      const filter = toTaskFilter("", req);
+      const list = { list: "tasks", scope: JSON.stringify(filter ?? ""), prefix: "task" } as const;
+      const before = lastIdOf(list, req.cursor);
+      if (filter === undefined) return { items: [] };
+      const { tasks, next } = await listTasks(app.db, projectOf(ctx), filter, before, req.limit ?? PAGE_LIMIT);
+      return {
+        items: tasks.map(toTask),
+        ...(next !== undefined && { nextCursor: formatCursor(list.list, list.scope, [formatId("task", next)]) }),
+      };
     },
 
     async cancelTask(req, ctx) {
@@ -67,16 +62,24 @@ export function taskService(app: AppContext): ServiceImpl<typeof TaskService> {
       });
     },
 
+    rotateTaskSecret(req, ctx) {
+      checkSecret(req.secret);
+      return once(app, ctx, RotateTaskSecretResponseSchema, req, req.taskId, async (trx) => {
+        const { task } = await requireTask(trx, ctx, req.taskId, lockTask);
+        const owner = { projectId: task.project_id, ownerId: task.task_id };
+        return { taskId: req.taskId, ...(await rotateAsAsked(app.vault, trx, owner, req)) };
+      });
+    },
+
     async rescheduleTask(req, ctx) {
       const answer = await once(app, ctx, RescheduleTaskResponseSchema, req, req.taskId, async (trx) => {
-        const { now, latest } = await taskTimes(trx);
-        const runAt = runAtOf(req, latest);
+        const moment = await taskMoment(trx);
+        const runAt = runAtOf(req, moment);
         const view = await requireTask(trx, ctx, req.taskId, lockTask);
         if (view.task.state !== "scheduled") {
           throw new Refusal("TASK_NOT_SCHEDULED", { task_id: req.taskId, state: view.task.state });
         }
-        await rescheduleTask(trx, view, runAt, now);
-        return { task: toTask(await requireTask(trx, ctx, req.taskId, findTask)) };
+        return { task: toTask(await rescheduleTask(trx, view, runAt, moment.now)) };
       });
       app.wakeups.wake("runs");
       return answer;
@@ -85,7 +88,7 @@ export function taskService(app: AppContext): ServiceImpl<typeof TaskService> {
     async runTask(req, ctx) {
       const answer = await once(app, ctx, RunTaskResponseSchema, req, req.taskId, async (trx) => {
         const view = await requireTask(trx, ctx, req.taskId, lockTask);
-        const { now } = await taskTimes(trx);
+        const { now } = await taskMoment(trx);
         const run = await runTask(trx, view, now);
         if (run === undefined) throw new Refusal("TASK_RUNNING", { task_id: req.taskId });
         return { run: toRun(run) };
@@ -94,56 +97,11 @@ export function taskService(app: AppContext): ServiceImpl<typeof TaskService> {
       return answer;
     },
 
-    async listRuns(req, ctx) {
-      const limit = req.limit ?? PAGE_LIMIT;
-      const filter = runFilter(req);
-      const list = { list: "runs", scope: JSON.stringify(filter ?? ""), prefix: "run" } as const;
-      const before = lastIdOf(list, req.cursor);
-      if (filter === undefined) return { items: [] };
-      const runs = await listRuns(app.db, projectOf(ctx), filter, before, limit + 1);
-      return toPage(
-        list,
-        runs,
-        limit,
-        (run) => run.run_id,
-        (run) => toRun(run),
-      );
-    },
+    ...taskBulkHandlers(app),
+    ...taskExplainHandler(app),
+
+    listRuns: (req, ctx) => runsPage(app.db, projectOf(ctx), "runs", runFilter(req), req),
   };
-}
-
-/** The caller's task, read by `read`. @throws Refusal TASK_NOT_FOUND */
-async function requireTask(db: Db, ctx: HandlerContext, id: string, read: typeof findTask): Promise<TaskView> {
-  const taskId = parseId("task", id);
-  const view = taskId === undefined ? undefined : await read(db, projectOf(ctx), taskId);
-  if (view === undefined) throw new Refusal("TASK_NOT_FOUND", { task_id: id });
-  return view;
-}
-
-function newTask(app: AppContext, projectId: string, req: ScheduleTaskRequest, latest: Date): NewTask {
-  const contentType = req.contentType || TASK_DEFAULTS.content_type;
-  if (req.payload !== undefined) checkPayload(app.limits, "payload", req.payload, contentType);
-  checkSecret(req.secret);
-  return {
-    project_id: projectId,
-    name: req.name,
-    url: checkTarget("url", req.url, app.targets),
-    payload: req.payload === undefined ? null : Buffer.from(req.payload),
-    content_type: contentType,
-    headers: JSON.stringify(headersToStore("headers", req.headers)),
-    secret: req.secret || null,
-    retries: req.retries ?? TASK_DEFAULTS.retries,
-    timeout_seconds: req.timeoutSeconds ?? TASK_DEFAULTS.timeout_seconds,
-    grace_seconds: req.graceSeconds ?? null,
-    run_at: runAtOf(req, latest),
-  };
-}
-
-function runAtOf(req: Pick<ScheduleTaskRequest, "runAt">, latest: Date): Date {
-  if (req.runAt === undefined) throw Refusal.field("run_at", "is required");
-  const runAt = instantOf("run_at", req.runAt);
-  if (runAt > latest) throw Refusal.field("run_at", "must be at most 10 years ahead");
-  return runAt;
 }
 
 /** What a list of runs shows; undefined when it can show nothing, because a filter names what cannot exist. */
@@ -157,6 +115,7 @@ function runFilter(req: ListRunsRequest): RunFilter | undefined {
     taskId,
     state: fromRunState(req.state),
     kind: fromRunKind(req.kind),
+    disposition: fromRunDisposition(req.disposition),
     since: req.since === undefined ? undefined : instantOf("since", req.since),
     until: req.until === undefined ? undefined : instantOf("until", req.until),
   };

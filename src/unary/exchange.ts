@@ -93,6 +93,8 @@ export abstract class Exchange {
       };
       source.on("data", onData);
       source.once("end", () => {
+        // Node's streams outlive their calls by some collections of garbage, and with them what they refer to.
+        source.off("data", onData);
         this.onReceived();
         // The end may come while the last chunk is still worked on.
         resolve(pending);

@@ -1,10 +1,8 @@
 import { createConnectRouter } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
-import { CronService } from "../../gen/scheduling/v1/cron_service_pb.js";
-import { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
-import { TaskService } from "../../gen/scheduling/v1/task_service_pb.js";
 import { Refusal } from "../../src/errors.ts";
 import { RouteTable } from "../../src/rest/route-table.ts";
+import { SERVICES } from "../../src/rpc/routes.ts";
 
 const DOCUMENTED = `
 POST /v1/scheduling/cron/create
@@ -41,7 +39,8 @@ POST /v1/scheduling/task/schedule`
 
 function handlers() {
   const router = createConnectRouter({ grpc: false, grpcWeb: false, connect: true });
-  return router.service(CronService, {}).service(QueueService, {}).service(TaskService, {}).handlers;
+  for (const service of SERVICES) router.service(service, {});
+  return router.handlers;
 }
 
 const table = new RouteTable(handlers(), "/v1/scheduling");

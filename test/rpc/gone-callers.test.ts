@@ -14,26 +14,33 @@ import { type AppContext, createAppContext, principalKey } from "../../src/rpc/c
 import { leaseMessages } from "../../src/store/leases.ts";
 import { QueueTally } from "../../src/store/queue-tally.ts";
 import type { NamedQueueRow } from "../../src/store/queues.ts";
+import { createEgress, type Egress } from "../../src/webhook/post.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { makeQueue, publish } from "../support/queues.ts";
+import { openSealed, TEST_VAULT } from "../support/signing.ts";
 
 let t: TestDatabase;
 let app: AppContext;
 let wakeups: Wakeups;
+let egress: Egress;
 let queue: NamedQueueRow;
 
 beforeAll(async () => {
   t = await testDatabase();
   wakeups = new Wakeups(t.url);
+  egress = createEgress({ policy: { allowHttp: false, allowLoopback: false, allow: [] }, open: openSealed });
   app = createAppContext({
     tally: new QueueTally(t.db),
     db: t.db,
+    vault: TEST_VAULT,
     wakeups,
     targets: { allowHttp: false, allowLoopback: false, allow: [] },
+    egress,
     limits: { maxPayloadBytes: 1_048_576, idempotencySeconds: 86_400, autoCreateQueues: true },
   });
 });
 afterAll(async () => {
+  await egress[Symbol.asyncDispose]();
   await wakeups[Symbol.asyncDispose]();
   await t[Symbol.asyncDispose]();
 });
@@ -114,3 +121,29 @@ test("what a stream leases while its caller leaves is given back without a failu
   await expect(next.leasing).rejects.toThrow();
   expect(await available()).toEqual(GIVEN_BACK);
 });
+
+test("a stream leases one answer ahead, and gives it back with the rest when its caller leaves", async () => {
+  await publish(t.db, queue, ["x", "y", "z"]);
+  const { ctx, leave } = callOf("consumeStream");
+  const request = create(ConsumeStreamRequestSchema, { queue: queue.name, maxBatch: 1 });
+  const stream = consumeStream(app).consumeStream(request, ctx)[Symbol.asyncIterator]();
+  await stream.next();
+  await stream.next();
+  while ((await leased()) < 2);
+  leave();
+  await stream.return?.();
+  while ((await leased()) > 0);
+  const neverLeased = { failure_count: 0, receive_count: 1 };
+  expect((await available()).toSorted((a, b) => b.receive_count - a.receive_count)).toEqual([
+    ...GIVEN_BACK,
+    ...GIVEN_BACK,
+    neverLeased,
+  ]);
+});
+
+async function leased(): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*)::int as count from messages
+    where queue_id = ${queue.queue_id} and lease_expires_at is not null`.execute(t.db);
+  return rows[0]?.count ?? 0;
+}

@@ -127,7 +127,7 @@ describe.each(ways)("what is thrown in %s", (_, call) => {
 
   test("a row that breaks a constraint is a fault of ours", async () => {
     const service = serve(async () => {
-      await sql`insert into projects (name, signing_secret) values ('p', 's'), ('p', 's')`.execute(database.db);
+      await sql`insert into projects (name) values ('p'), ('p')`.execute(database.db);
       return {};
     });
     expect((await errorOf(call(service))).code).toBe(Code.Internal);
