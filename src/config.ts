@@ -64,9 +64,9 @@ export function loadConfig(env: Environment, { mode, checks = {} }: LoadOptions)
   return config;
 }
 
-/** The settings of this process. */
-export function loadProcessConfig(options: LoadOptions): Config {
-  return loadConfig(process.env, options);
+/** The settings of this process; `given` are those that its command line gives instead of the environment. */
+export function loadProcessConfig(options: LoadOptions, given: Environment = {}): Config {
+  return loadConfig({ ...process.env, ...given }, options);
 }
 
 /** XDG_DATA_HOME, where a user's programs keep their data; undefined when it is not set. */
@@ -79,7 +79,18 @@ export function listenSecret(): string | undefined {
   return process.env[LISTEN_SECRET] || undefined;
 }
 
+/** Where the commands that call a server find it, and their API key; undefined when they are not set. */
+export function clientEnvironment(): { readonly url: string | undefined; readonly key: string | undefined } {
+  return { url: process.env[CLIENT_URL] || undefined, key: process.env[SETTINGS.apiKey.env] || undefined };
+}
+
+/** A variable of the environment that a file of `carillon apply` names, for a secret. */
+export function environmentVariable(name: string): string | undefined {
+  return process.env[name] || undefined;
+}
+
 const LISTEN_SECRET = "CARILLON_WEBHOOK_SECRET";
+const CLIENT_URL = "CARILLON_URL";
 
 function hintFor(env: string, given: string): string {
   // Kubernetes describes a Service called carillon to every pod in variables that begin with its name.
@@ -100,6 +111,26 @@ function unsafeCombinations(config: Config): string[] {
   if (config.mode === "production" && config.databaseUrl === undefined) {
     problems.push(`CARILLON_DATABASE_URL is not set: carillon serve needs ${SETTINGS.databaseUrl.rule}`);
   }
+  if (config.secretsKey !== undefined && config.secretsKeyFile !== undefined) {
+    problems.push("CARILLON_SECRETS_KEY_FILE is set beside CARILLON_SECRETS_KEY: one of them has to go");
+  }
+  if (config.mode === "production" && config.secretsKey === undefined && config.secretsKeyFile === undefined) {
+    problems.push(
+      "CARILLON_SECRETS_KEY is not set: carillon serve seals the secrets in the database with it; openssl rand -base64 32 " +
+        "prints a new one, which has to be kept and to be the same on every node",
+    );
+  }
+  if (config.mode === "production" && config.virtualClock) {
+    problems.push(
+      "CARILLON_VIRTUAL_CLOCK is on: carillon serve lives in real time; the virtual clock is for carillon dev, where a " +
+        "year of fires can be simulated with a database of its own",
+    );
+  }
+  if (config.mode === "development" && config.virtualClock && config.role !== "all") {
+    problems.push(
+      `CARILLON_VIRTUAL_CLOCK is on beside CARILLON_ROLE=${config.role}: a virtual clock is for one process that does all`,
+    );
+  }
   if ((config.tlsCertFile === undefined) !== (config.tlsKeyFile === undefined)) {
     const missing = config.tlsCertFile === undefined ? SETTINGS.tlsCertFile : SETTINGS.tlsKeyFile;
     problems.push(`${missing.env} is not set: TLS needs the certificate and its key`);
@@ -116,7 +147,7 @@ function warningsFor(env: Environment, mode: Mode): string[] {
   const known = Object.values(SETTINGS).map((entry) => entry.env as string);
   const warnings: string[] = [];
   for (const name of Object.keys(env)) {
-    if (!name.startsWith("CARILLON_") || known.includes(name) || name === LISTEN_SECRET) continue;
+    if (!name.startsWith("CARILLON_") || known.includes(name) || [LISTEN_SECRET, CLIENT_URL].includes(name)) continue;
     if (/^CARILLON_(TEST_|SERVICE_(HOST|PORT)|PORT_\d)/.test(name)) continue;
     const [closest, distance] = closestName(name, known);
     const guess = distance <= Math.max(2, closest.length / 5) ? `; did you mean ${closest}?` : "";

@@ -7,9 +7,11 @@ import { connect, isConnectionFault } from "./db/connect.ts";
 import { migrate } from "./db/migrate.ts";
 import type { Db } from "./db/schema.ts";
 import { durabilityOf, ping, readServerState } from "./db/server-state.ts";
-import { openStorage } from "./db/storage.ts";
+import { keptFile, openStorage } from "./db/storage.ts";
+import { makeClockReal, makeClockVirtual } from "./db/virtual-clock.ts";
 import { Wakeups } from "./db/wakeups.ts";
 import { hashApiKey, newApiKey } from "./domain/api-key.ts";
+import { keyPlace } from "./domain/signing-key.ts";
 import { Refusal } from "./errors.ts";
 import { createApp } from "./http/app.ts";
 import { healthRoutes } from "./http/health.ts";
@@ -28,10 +30,13 @@ import { findKeyOwner } from "./store/api-keys.ts";
 import { ensureProject, getProject } from "./store/projects.ts";
 import { setPublishLimits } from "./store/publish-limits.ts";
 import { QueueTally } from "./store/queue-tally.ts";
+import { missingVaultKeys, sealPlainKeys } from "./store/sealed-values.ts";
 import { unaryMethods } from "./unary/registry.ts";
+import { openVault, VAULT_FILE } from "./vault/keys.ts";
+import type { Vault } from "./vault/vault.ts";
 import { createEgress } from "./webhook/post.ts";
 import { newSecret } from "./webhook/sign.ts";
-import { parseAllowList, type TargetPolicy } from "./webhook/target.ts";
+import { parseAllowList, parseNat64Prefixes, type TargetPolicy } from "./webhook/target.ts";
 import { startWorkers } from "./worker/start.ts";
 
 /** The project that the key of development mode opens. */
@@ -53,6 +58,8 @@ export interface Carillon extends AsyncDisposable {
   readonly address: OnePortServer["address"];
   /** The embedded server's data directory; undefined with a server of the operator's. */
   readonly dataDir: string | undefined;
+  /** Where the clock stands, if it is virtual. */
+  readonly clockAt: Date | undefined;
   /** In development mode, the key that opens the project `default`. */
   readonly developmentKey: string | undefined;
   /** Resolves with the reason when it cannot go on: the embedded server has ended by itself. */
@@ -90,6 +97,7 @@ export async function startCarillon(
       databaseUrl: config.databaseUrl?.reveal(),
       dataDir: config.dataDir,
       dataHome: dataHome(),
+      virtualClock: config.virtualClock,
       log: (line) => logServerLine(log, line),
     }),
   );
@@ -97,26 +105,39 @@ export async function startCarillon(
     url: storage.url,
     poolSize: config.databasePoolSize,
     preparedStatements: config.preparedStatements,
+    // What is simulated is not worth waiting for the disk.
+    asynchronousCommit: config.virtualClock,
     onError: (error) => log.warn({ err: error }, "a database connection broke; the pool replaces it"),
   });
   cleanup.defer(() => withinMs(db.destroy(), CLOSE_MS));
   await migrateWhenReady(db, log);
+  const clockAt = await settleClock(db, config, log);
   await logDurability(db, log);
   await setPublishLimits(db, config);
-  const development = config.mode === "development" ? await developmentProject(db, config, storage.dataDir) : undefined;
+  const vault = await openVault(config, () => keptFile(storage.dataDir, dataHome(), VAULT_FILE));
+  await sealStoredSecrets(db, vault, log);
+  const development =
+    config.mode === "development" ? await developmentProject(db, vault, config, storage.dataDir) : undefined;
 
   const tally = new QueueTally(db);
   cleanup.defer(() => withinMs(tally[Symbol.asyncDispose](), CLOSE_MS));
-  const wakeups = new Wakeups(storage.url);
+  const wakeups = new Wakeups(storage.url, { alone: clockAt !== undefined });
   cleanup.defer(() => withinMs(wakeups[Symbol.asyncDispose](), CLOSE_MS));
   const ownAddresses = [{ host: config.host, port: config.port }];
   const targets: TargetPolicy = {
     allowHttp: config.allowHttpTargets,
     allowLoopback: config.mode === "development",
     allow: parseAllowList(config.allowTargets),
+    nat64: parseNat64Prefixes(config.nat64Prefixes),
     ownAddresses,
   };
-  const egress = cleanup.use(createEgress({ policy: targets }));
+  const egress = cleanup.use(
+    createEgress({
+      policy: targets,
+      open: (sealed, place) => vault.openText(sealed, place),
+      ownTime: clockAt !== undefined,
+    }),
+  );
   const graceMs = config.shutdownGraceSeconds * 1_000;
   const workers =
     config.role === "api"
@@ -127,6 +148,7 @@ export async function startCarillon(
           tally,
           egress,
           concurrency: config.dispatchConcurrency,
+          deliveryLogDays: config.deliveryLogDays,
           graceMs: Math.max(0, graceMs - RECORD_MS),
           onFault,
         });
@@ -146,7 +168,13 @@ export async function startCarillon(
     db,
     wakeups,
     targets,
+    egress,
     tally,
+    vault,
+    moveClock:
+      clockAt === undefined || workers === undefined
+        ? undefined
+        : (targetOf, bounds) => workers.clock.move(targetOf, bounds),
     limits: {
       maxPayloadBytes: config.maxPayloadBytes,
       idempotencySeconds: config.idempotencyTtlSeconds,
@@ -226,6 +254,7 @@ export async function startCarillon(
   return {
     address: port.address,
     dataDir: storage.dataDir,
+    clockAt,
     developmentKey: development?.key,
     failed: storage.ended.then(async () => {
       if (stopped !== undefined) return new Promise<never>(() => {});
@@ -245,8 +274,10 @@ function toNodeHandler(rest: ReturnType<typeof createRestHandler>): NodeHandler 
  * The project of development mode and its key: the configured one, or one that is made once and kept with the data. It
  * is never stored as a key, so that a database that later serves production does not accept it.
  */
-async function developmentProject(db: Db, config: Config, dataDir: string | undefined) {
-  const { project_id: projectId } = await ensureProject(db, DEVELOPMENT_PROJECT, newSecret());
+async function developmentProject(db: Db, vault: Vault, config: Config, dataDir: string | undefined) {
+  const { project_id: projectId } = await ensureProject(db, DEVELOPMENT_PROJECT, (project) =>
+    vault.seal(newSecret(), keyPlace(project, "v1")),
+  );
   const key = config.apiKey?.reveal() ?? (dataDir === undefined ? newApiKey() : await keptKey(join(dataDir, KEY_FILE)));
   return { projectId, key, keyHash: hashApiKey(key) };
 }
@@ -291,6 +322,28 @@ async function migrateWhenReady(db: Db, log: Logger): Promise<void> {
       await delay(500);
     }
   }
+}
+
+/** Makes the database's clock what the settings say. Returns where it stands, if it is virtual. @throws Error in one line */
+async function settleClock(db: Db, config: Config, log: Logger): Promise<Date | undefined> {
+  if (config.virtualClock) return makeClockVirtual(db);
+  const stoodAt = await makeClockReal(db);
+  if (stoodAt !== undefined) {
+    const about = "the database's clock was virtual and tells the real time again; what it held may lie in the future";
+    log.warn({ clock_was_at: stoodAt }, about);
+  }
+  return undefined;
+}
+
+/** Seals what older versions stored as text. @throws Error when something is sealed by a key that is not in the vault. */
+async function sealStoredSecrets(db: Db, vault: Vault, log: Logger): Promise<void> {
+  const sealed = await sealPlainKeys(db, (text, place) => vault.seal(text, place));
+  if (sealed > 0) log.info({ sealed }, "secrets that were stored as text are sealed now");
+  const missing = await missingVaultKeys(db, vault.seals);
+  if (missing.length === 0) return;
+  throw new Error(
+    `secrets in the database are sealed by the key ${missing.join(", ")}, which CARILLON_SECRETS_KEY does not hold`,
+  );
 }
 
 async function logDurability(db: Db, log: Logger): Promise<void> {

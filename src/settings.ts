@@ -101,6 +101,15 @@ const apiKey: Kind<Secret> = {
   isSecret: true,
 };
 
+const secretsKeys: Kind<Secret> = {
+  rule: "one or more keys of 32 bytes in base64, between commas",
+  schema: z
+    .string()
+    .regex(/^[\s,]*[A-Za-z0-9+/]{43}=([\s,]+[A-Za-z0-9+/]{43}=)*[\s,]*$/)
+    .transform((value) => new Secret(value)),
+  isSecret: true,
+};
+
 const origins: Kind<readonly string[]> = {
   rule: "origins between commas, each scheme, host and port only, such as https://console.example.com",
   schema: z
@@ -139,12 +148,29 @@ export const SETTINGS = {
       "The key of development mode; any opaque string. Production ignores it: make keys with `carillon keys create`.",
     unsetMeans: "a key that is made at the first start and kept with the data",
   }),
+  secretsKey: setting("CARILLON_SECRETS_KEY", secretsKeys, {
+    about:
+      "Seals the secrets in the database (AES-256-GCM); `openssl rand -base64 32` makes one. The first seals, all of them " +
+      "open: to replace a key, put the new one in front, run `carillon secrets reencrypt`, and take the old one away.",
+    unsetMeans: "CARILLON_SECRETS_KEY_FILE; in development mode a key that is made at the first start",
+  }),
+  secretsKeyFile: setting("CARILLON_SECRETS_KEY_FILE", anyText, {
+    about: "File with what CARILLON_SECRETS_KEY would hold, the keys on lines of their own.",
+    unsetMeans: "none",
+  }),
   allowTargets: withDefault(
     "CARILLON_ALLOW_TARGETS",
     text("networks and host:port pairs between commas", /^[^\0]*$/),
     "",
     "Private targets that requests may go to: networks such as 10.1.0.0/16 or 10.1.2.3:8080, and host:port pairs such as " +
       "hooks.internal:443, between commas. Metadata and link-local addresses cannot be opened.",
+  ),
+  nat64Prefixes: withDefault(
+    "CARILLON_NAT64_PREFIXES",
+    text("IPv6 networks between commas", /^[^\0]*$/),
+    "",
+    "Prefixes of your network's NAT64 gateways, such as 2001:db8:64::/96, between commas: targets behind them are judged by " +
+      "the IPv4 address that they lead to. The well-known 64:ff9b::/96 always is.",
   ),
   allowHttpTargets: withDefault(
     "CARILLON_ALLOW_HTTP_TARGETS",
@@ -174,7 +200,21 @@ export const SETTINGS = {
     "CARILLON_DISPATCH_CONCURRENCY",
     integer(1, 1_000),
     "50",
-    "Most outbound requests of this node at a time.",
+    "Most outbound requests of this node at a time, for runs and for pushes each. Those that take longer than half a " +
+      "second count apart: there may be eight times as many.",
+  ),
+  deliveryLogDays: withDefault(
+    "CARILLON_DELIVERY_LOG_DAYS",
+    integer(1, 3_650, "days"),
+    "30",
+    "How long the record of an outbound request is kept: its headers, answer and timings. No longer than its run.",
+  ),
+  virtualClock: withDefault(
+    "CARILLON_VIRTUAL_CLOCK",
+    onOff,
+    "off",
+    "Whether the server's clock stands still until a call moves it. Development mode only, with a database of its own; " +
+      "`carillon dev --virtual-clock` sets it.",
   ),
   maxPayloadBytes: withDefault(
     "CARILLON_MAX_PAYLOAD_BYTES",

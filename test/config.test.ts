@@ -3,6 +3,10 @@ import { describe, expect, test } from "vitest";
 import { ConfigError, type Environment, loadConfig, type Mode } from "../src/config.ts";
 import { SETTINGS } from "../src/settings.ts";
 
+const SECRETS_KEY = Buffer.alloc(32, 1).toString("base64");
+/** What production needs. */
+const PRODUCTION = { DATABASE_URL: "postgres://h/d", CARILLON_SECRETS_KEY: SECRETS_KEY };
+
 function problemsOf(env: Environment, mode: Mode = "tool"): readonly string[] {
   try {
     loadConfig(env, { mode });
@@ -80,18 +84,41 @@ describe("loadConfig", () => {
     }
     for (const host of ["0.0.0.0", "::", "192.168.1.5", "127.0.0.1.example.com"]) {
       expect(problemsOf({ CARILLON_HOST: host }, "development")[0]).toContain("loopback only");
-      expect(problemsOf({ CARILLON_HOST: host, DATABASE_URL: "postgres://h/d" }, "production")).toEqual([]);
+      expect(problemsOf({ CARILLON_HOST: host, ...PRODUCTION }, "production")).toEqual([]);
     }
   });
 
-  test("production needs a database", () => {
+  test("production needs a database, and a key for the secrets in it", () => {
     expect(problemsOf({}, "production")).toEqual([
       "CARILLON_DATABASE_URL is not set: carillon serve needs a URL such as postgres://user:password@host:5432/database",
+      expect.stringMatching(/^CARILLON_SECRETS_KEY is not set: .*openssl rand -base64 32/),
     ]);
+    const fromFile = { ...PRODUCTION, CARILLON_SECRETS_KEY: "", CARILLON_SECRETS_KEY_FILE: "/run/secrets/key" };
+    expect(problemsOf(fromFile, "production")).toEqual([]);
+    expect(problemsOf({ ...fromFile, CARILLON_SECRETS_KEY: SECRETS_KEY }, "production")[0]).toMatch(/one of them/);
+  });
+
+  test("a secrets key is 32 bytes in base64, one or several, and is not repeated when it is refused", () => {
+    const other = Buffer.alloc(32, 2).toString("base64");
+    for (const keys of [SECRETS_KEY, `${SECRETS_KEY},${other}`, ` ${SECRETS_KEY}\n${other}\n`]) {
+      expect(problemsOf({ CARILLON_SECRETS_KEY: keys })).toEqual([]);
+    }
+    for (const keys of ["hunter2", `${SECRETS_KEY},hunter2`, SECRETS_KEY.slice(1), `${SECRETS_KEY}${other}`]) {
+      expect(problemsOf({ CARILLON_SECRETS_KEY: keys })[0]).toMatch(/^CARILLON_SECRETS_KEY is \*\*\*: it must be/);
+    }
+  });
+
+  test("a virtual clock is refused in production, and for a part of a node", () => {
+    const env = { CARILLON_VIRTUAL_CLOCK: "on" };
+    expect(problemsOf({ ...PRODUCTION, ...env }, "production")).toEqual([
+      expect.stringMatching(/^CARILLON_VIRTUAL_CLOCK is on: carillon serve lives in real time/),
+    ]);
+    expect(problemsOf({ ...env, CARILLON_ROLE: "worker" }, "development")[0]).toContain("CARILLON_ROLE=worker");
+    expect(problemsOf(env, "development")).toEqual([]);
   });
 
   test("production says that it does not accept the development key", () => {
-    const env = { DATABASE_URL: "postgres://h/d", CARILLON_API_KEY: "k" };
+    const env = { ...PRODUCTION, CARILLON_API_KEY: "k" };
     expect(loadConfig(env, { mode: "production" }).warnings.join()).toContain("CARILLON_API_KEY");
     expect(loadConfig(env, { mode: "development" }).warnings).toEqual([]);
   });

@@ -32,7 +32,8 @@ function asMarkdown(settings: readonly Setting<unknown>[]): string {
     "|---|---|---|---|",
     ...rows,
     "",
-    "`carillon listen` also reads `CARILLON_WEBHOOK_SECRET`, the secret to verify with where `--secret` is not given.",
+    "`carillon listen` also reads `CARILLON_WEBHOOK_SECRET`, the secret to verify with where `--secret` is not given. The",
+    "commands that call a server read `CARILLON_URL`, where it is (default `http://127.0.0.1:7070`), and `CARILLON_API_KEY`.",
     "",
   ].join("\n");
 }

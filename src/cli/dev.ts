@@ -1,12 +1,12 @@
 import { styleText } from "node:util";
 import type { Config } from "../config.ts";
 import { type Carillon, DEVELOPMENT_PROJECT } from "../main.ts";
-import { loadCheckedConfig, serverLogger } from "./load-config.ts";
+import { loadCheckedConfig, type ServeOptions, serverLogger, settingsOf } from "./load-config.ts";
 import { baseUrl, runServer } from "./run-server.ts";
 
 /** `carillon dev`: everything in one process, on loopback, with a key that is printed. Resolves with the exit code. */
-export async function dev(): Promise<number> {
-  const config = loadCheckedConfig("development");
+export async function dev(options: ServeOptions = {}): Promise<number> {
+  const config = loadCheckedConfig("development", settingsOf(options));
   const log = serverLogger(config);
   return runServer(config, log, (carillon) => process.stdout.write(banner(carillon, config, process.stdout.isTTY)));
 }
@@ -15,11 +15,17 @@ function banner(carillon: Carillon, config: Config, colored: boolean): string {
   const paint = (format: Parameters<typeof styleText>[0], text: string) => (colored ? styleText(format, text) : text);
   const url = baseUrl(carillon.address);
   const key = carillon.developmentKey ?? "";
-  const { dataDir } = carillon;
+  const { dataDir, clockAt } = carillon;
   const rows: [string, string][] = [
     ["API", `${url}/v1/scheduling`],
     ["gRPC", `${url.replace(/^https?:\/\//, "")} (the same port; gRPC-Web and Connect too)`],
     ["Health", `${url}/healthz, ${url}/readyz`],
+    ...(clockAt === undefined
+      ? []
+      : [
+          ["Clock", `virtual: it stands at ${clockAt.toISOString()}`] satisfies [string, string],
+          ["Move it", "carillon clock advance --seconds 3600"] satisfies [string, string],
+        ]),
     ["API key", `${key} (project ${DEVELOPMENT_PROJECT})`],
     ...(dataDir === undefined
       ? [["Data", "in the PostgreSQL that CARILLON_DATABASE_URL or DATABASE_URL names"] satisfies [string, string]]

@@ -6,10 +6,11 @@ import { type Config, dataHome } from "../config.ts";
 import { defaultDataDir } from "../db/embedded-places.ts";
 import type { Db } from "../db/schema.ts";
 import { durabilityOf, pendingMigrations, readServerState, type ServerState } from "../db/server-state.ts";
+import { missingVaultKeys } from "../store/sealed-values.ts";
 import { checkTarget, parseAllowList, type TargetPolicy } from "../webhook/target.ts";
 import { failureText } from "./failure.ts";
 import { loadCheckedConfig } from "./load-config.ts";
-import { openDatabase } from "./open-database.ts";
+import { type OpenDatabase, openDatabase } from "./open-database.ts";
 
 type Verdict = "ok" | "warn" | "fail";
 
@@ -78,8 +79,26 @@ async function checkDatabase(report: Report): Promise<void> {
     else report("clock", off < CLOCK_FAIL_MS ? "warn" : "fail", detail + advice);
 
     report("durability", ...durabilityFinding(state));
+    if (pending.length === 0) await checkSecretsKey(database, report);
   } catch (error) {
     report("database", "fail", failureText(error).replace(/^carillon: /, ""));
+  }
+}
+
+/** Looks for the vault's key, and at whether it opens what the database holds. */
+async function checkSecretsKey({ db, openVault }: OpenDatabase, report: Report): Promise<void> {
+  try {
+    const missing = await missingVaultKeys(db, (await openVault()).seals);
+    if (missing.length === 0) report("secrets", "ok", "the key opens all signing keys in the database");
+    else {
+      report(
+        "secrets",
+        "fail",
+        `signing keys are sealed by ${missing.join(", ")}: add that key to CARILLON_SECRETS_KEY`,
+      );
+    }
+  } catch (error) {
+    report("secrets", "fail", (error as Error).message);
   }
 }
 

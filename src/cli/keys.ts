@@ -1,5 +1,6 @@
 import { apiKeyHint, hashApiKey, newApiKey } from "../domain/api-key.ts";
 import { formatId, parseId } from "../domain/ids.ts";
+import { keyPlace } from "../domain/signing-key.ts";
 import { createApiKey, listApiKeys, revokeApiKey } from "../store/api-keys.ts";
 import { ensureProject } from "../store/projects.ts";
 import { newSecret } from "../webhook/sign.ts";
@@ -20,7 +21,10 @@ export async function createKey({ project, name, json }: CreateKeyOptions): Prom
   }
   if (name.length > 200) throw new CommandError("--name is at most 200 characters");
   await using database = await openMigratedDatabase();
-  const { project_id: projectId } = await ensureProject(database.db, project, newSecret());
+  const vault = await database.openVault();
+  const { project_id: projectId } = await ensureProject(database.db, project, (owner) =>
+    vault.seal(newSecret(), keyPlace(owner, "v1")),
+  );
   const key = newApiKey();
   const keyHash = hashApiKey(key);
   const keyId = await createApiKey(database.db, { projectId, keyHash, name, hint: apiKeyHint(key) });

@@ -2,11 +2,13 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage } from "node:http";
 import { type Config, dataHome, listenSecret } from "../config.ts";
 import { connect } from "../db/connect.ts";
-import { findStorage } from "../db/storage.ts";
-import { findProject } from "../store/projects.ts";
+import { findStorage, keptFile } from "../db/storage.ts";
+import { openVault, VAULT_FILE } from "../vault/keys.ts";
+import { isOfKeyPair } from "../webhook/key-pair.ts";
 import { isSecret, verify } from "../webhook/sign.ts";
 import { CommandError } from "./failure.ts";
 import { loadCheckedConfig } from "./load-config.ts";
+import { readSigningSecret } from "./projects.ts";
 
 export interface ListenOptions {
   readonly port: number;
@@ -26,7 +28,8 @@ const MAX_SHOWN = 10_000;
 export async function listen({ port, status, secret, project }: ListenOptions): Promise<number> {
   const config = loadCheckedConfig("tool");
   const named = secret ?? listenSecret();
-  if (named !== undefined && !isSecret(named)) throw new CommandError("the secret is malformed: whsec_ and base64");
+  if (named !== undefined && !isSecret(named) && !isOfKeyPair(named))
+    throw new CommandError("the secret is malformed: whsec_ and base64");
   const findSecret = rememberFound(async () => named ?? (await projectSecret(config, project)));
 
   const stop = new AbortController();
@@ -113,12 +116,15 @@ async function projectSecret(config: Config, project: string): Promise<string | 
     databaseUrl: config.databaseUrl?.reveal(),
     dataDir: config.dataDir,
     dataHome: dataHome(),
+    virtualClock: config.virtualClock,
     log: () => {},
   });
   if (storage === undefined) return undefined;
   const db = connect({ url: storage.url, poolSize: 1 });
   try {
-    return (await findProject(db, project))?.signing_secret;
+    return await readSigningSecret(db, project, () =>
+      openVault(config, () => keptFile(storage.dataDir, dataHome(), VAULT_FILE)),
+    );
   } catch {
     return undefined;
   } finally {

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 import { readFileSync } from "node:fs";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { connectionOptions } from "./api/connection.ts";
 import { showConfig } from "./config.ts";
-import { failureText } from "./failure.ts";
+import { EXIT, exitCodeFor, failureText } from "./failure.ts";
 
 // Commands are imported when they are called: `carillon --help` does not load a database driver.
 const program = new Command("carillon")
@@ -10,23 +11,28 @@ const program = new Command("carillon")
     "A scheduling service: cron jobs, message queues, one-time tasks and webhooks. Settings come from the environment.",
   )
   .version(JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")).version)
-  .showHelpAfterError("(carillon --help shows the commands)");
+  .showHelpAfterError("(carillon --help shows the commands)")
+  .enablePositionalOptions()
+  .exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? EXIT.ok : EXIT.usage));
 
 program
   .command("dev")
   .description("run everything for development: embedded PostgreSQL, loopback only, a key that is printed")
-  .action(() => run(async () => (await import("./dev.ts")).dev()));
+  .option("--virtual-clock", "have the clock stand still until carillon clock advance moves it")
+  .action((options) => run(async () => (await import("./dev.ts")).dev(options)));
 program
   .command("serve")
   .description("run in production; needs CARILLON_DATABASE_URL")
-  .action(() => run(async () => (await import("./serve.ts")).serve()));
+  // Taken in order to be refused in more words than those for what is unknown.
+  .addOption(new Option("--virtual-clock").hideHelp())
+  .action((options) => run(async () => (await import("./serve.ts")).serve(options)));
 program
   .command("migrate")
   .description("bring the database's schema up to date")
   .action(() => run(async () => (await import("./migrate.ts")).migrateCommand()));
 program
   .command("doctor")
-  .description("check database, schema, clock, durability, data directory, port and outbound rules")
+  .description("check database, schema, clock, durability, secrets key, data directory, port and outbound rules")
   .action(() => run(async () => (await import("./doctor.ts")).doctor()));
 program
   .command("config")
@@ -78,6 +84,49 @@ projects
   .description("print the secret that signs what has no secret of its own")
   .action((project: string) => run(async () => (await import("./projects.ts")).showSigningSecret(project)));
 
+const secrets = program.command("secrets").description("work on the secrets in the database");
+secrets
+  .command("reencrypt")
+  .description("seal everything with the first key of CARILLON_SECRETS_KEY, so that the others can go")
+  .action(() => run(async () => (await import("./secrets.ts")).reencryptSecrets()));
+
+const plan = program
+  .command("plan <file>")
+  .description(
+    "compare what a YAML file declares with what a server has: queues, cron jobs, push subscriptions, webhooks",
+  )
+  .option("--detailed-exitcode", "end with 2 when there is something to do")
+  .action((file: string, options) =>
+    run(async () => (await import("./declared/commands.ts")).planCommand(file, { ...program.opts(), ...options })),
+  );
+const apply = program
+  .command("apply <file>")
+  .description("make a server have what a YAML file declares; asks first")
+  .option("--yes", "do not ask")
+  .action((file: string, options) =>
+    run(async () => (await import("./declared/commands.ts")).applyCommand(file, { ...program.opts(), ...options })),
+  );
+const exportFile = program
+  .command("export")
+  .description("print what a project has as a YAML file for plan and apply; without secrets")
+  .action((options) =>
+    run(async () => (await import("./declared/commands.ts")).exportCommand({ ...program.opts(), ...options })),
+  );
+for (const command of [plan, apply]) {
+  command
+    .option("--prune", "delete what the file does not declare, of the kinds that it has a section for")
+    .option("--secrets", "set the secrets of what is there already, too: they cannot be compared");
+}
+for (const command of [program, plan, apply, exportFile]) {
+  for (const option of connectionOptions()) command.addOption(option);
+}
+
+// Reading the contract takes a moment that the commands above need not wait for.
+if (!program.commands.some((command) => command.name() === process.argv[2])) {
+  const { addApiCommands } = await import("./api/commands.ts");
+  await addApiCommands(program, run);
+}
+
 // A reader that has seen enough (`carillon keys list | head`) closes the pipe.
 process.stdout.on("error", () => process.exit());
 await program.parseAsync();
@@ -88,7 +137,7 @@ async function run(command: () => Promise<number>): Promise<void> {
     process.exitCode = await command();
   } catch (error) {
     console.error(failureText(error));
-    process.exitCode = 1;
+    process.exitCode = exitCodeFor(error);
   }
   // Everything is closed by now; what still holds the process open is not worth waiting for.
   setTimeout(() => process.exit(), 2_000).unref();

@@ -3,7 +3,9 @@ import { connect, isConnectionFault } from "../db/connect.ts";
 import { migrate } from "../db/migrate.ts";
 import type { Db } from "../db/schema.ts";
 import { ping } from "../db/server-state.ts";
-import { joinStorage } from "../db/storage.ts";
+import { joinStorage, keptFile } from "../db/storage.ts";
+import { openVault, VAULT_FILE } from "../vault/keys.ts";
+import type { Vault } from "../vault/vault.ts";
 import { CommandError } from "./failure.ts";
 import { loadCheckedConfig } from "./load-config.ts";
 
@@ -12,6 +14,8 @@ export interface OpenDatabase extends AsyncDisposable {
   readonly db: Db;
   readonly config: Config;
   readonly dataDir: string | undefined;
+  /** The vault of what is sealed in it. @throws Error with one line when there is no key, or one that cannot be used. */
+  openVault(): Promise<Vault>;
 }
 
 /** @throws CommandError when the database cannot be reached. */
@@ -23,6 +27,7 @@ export async function openDatabase(): Promise<OpenDatabase> {
       databaseUrl: config.databaseUrl?.reveal(),
       dataDir: config.dataDir,
       dataHome: dataHome(),
+      virtualClock: config.virtualClock,
       log: () => {},
     }),
   );
@@ -33,7 +38,13 @@ export async function openDatabase(): Promise<OpenDatabase> {
     throw new CommandError(`the database cannot be reached: ${(error as Error).message}`, { cause: error });
   });
   const owned = cleanup.move();
-  return { db, config, dataDir: storage.dataDir, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return {
+    db,
+    config,
+    dataDir: storage.dataDir,
+    openVault: () => openVault(config, () => keptFile(storage.dataDir, dataHome(), VAULT_FILE)),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
 }
 
 /** The database with the schema that this program knows. */

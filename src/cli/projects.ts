@@ -1,4 +1,8 @@
+import type { Db } from "../db/schema.ts";
+import { keyPlace } from "../domain/signing-key.ts";
 import { findProject, listProjects, setStrictSwitches } from "../store/projects.ts";
+import { currentSigningKey } from "../store/signing-keys.ts";
+import type { Vault } from "../vault/vault.ts";
 import { CommandError } from "./failure.ts";
 import { openMigratedDatabase } from "./open-database.ts";
 import { formatTable } from "./table.ts";
@@ -47,10 +51,23 @@ export async function setStrict(project: string, { pathBody, fields }: StrictOpt
 /** `carillon projects signing-secret`: what receivers of a project verify with where no other secret was set. */
 export async function showSigningSecret(project: string): Promise<number> {
   await using database = await openMigratedDatabase();
-  const row = await findProject(database.db, project);
-  if (row === undefined) throw noProject(project);
-  console.log(row.signing_secret);
+  const secret = await readSigningSecret(database.db, project, () => database.openVault());
+  if (secret === undefined) throw noProject(project);
+  console.log(secret);
   return 0;
+}
+
+/** The current signing secret of the project of this name; undefined when there is no such project. */
+export async function readSigningSecret(
+  db: Db,
+  project: string,
+  openVault: () => Promise<Vault>,
+): Promise<string | undefined> {
+  const row = await findProject(db, project);
+  if (row === undefined) return undefined;
+  const owner = { projectId: row.project_id, ownerId: row.project_id };
+  const key = await currentSigningKey(db, owner, "v1");
+  return key && (await openVault()).openText(key.sealed, keyPlace(owner, "v1"));
 }
 
 function noProject(name: string): CommandError {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { testDatabase } from "../support/database.ts";
+import { TEST_SECRETS_KEY } from "../support/signing.ts";
 import { call, run, type Server, start, startDev, startProgram, temporaryDataDir, whenServing } from "./harness.ts";
 
 const shell = (line: string) => promisify(execFile)("/bin/sh", ["-c", line]);
@@ -45,7 +46,7 @@ describe("carillon dev on its own PostgreSQL", () => {
   });
 
   test("what holds a secret is closed to other users", async () => {
-    for (const file of ["carillon.key", "carillon.url"]) {
+    for (const file of ["carillon.key", "carillon.url", "carillon.secrets-key"]) {
       expect((await stat(join(data.path, file))).mode & 0o777, file).toBe(0o600);
     }
   });
@@ -69,6 +70,7 @@ describe("carillon dev on its own PostgreSQL", () => {
     expect(stdout).toMatch(/^ok {4}schema {6}up to date$/m);
     expect(stdout).toMatch(/^ok {4}clock /m);
     expect(stdout).toMatch(/^ok {4}durability {2}power-safe/m);
+    expect(stdout).toMatch(/^ok {4}secrets {5}the key opens/m);
     expect(stdout).toMatch(/^ok {4}port /m);
     expect(stdout).toMatch(/^ok {4}egress /m);
     expect(code).toBe(0);
@@ -123,6 +125,7 @@ describe("carillon dev on another server", () => {
     await using server = await startDev({
       DATABASE_URL: database.url,
       CARILLON_API_KEY: "my-own key".replace(" ", "-"),
+      CARILLON_SECRETS_KEY: TEST_SECRETS_KEY,
     });
     expect(server.key).toBe("my-own-key");
     expect((await call(server, "my-own-key", "/queue/list")).status).toBe(200);
@@ -132,12 +135,27 @@ describe("carillon dev on another server", () => {
 
   test("npm start serves, and a SIGTERM to npm drains the server", async () => {
     await using database = await testDatabase();
-    const env = { DATABASE_URL: database.url, CARILLON_PORT: "0" };
+    const env = { DATABASE_URL: database.url, CARILLON_SECRETS_KEY: TEST_SECRETS_KEY, CARILLON_PORT: "0" };
     await using server = await whenServing(startProgram("npm", ["start"], env));
     server.child.kill("SIGTERM");
     await server.ended;
     expect(server.output()).toContain('"msg":"stopped"');
     await expect(fetch(`${server.url}/healthz`)).rejects.toThrow();
+  });
+
+  test("has a clock that stands still, and that a command moves, with --virtual-clock", async () => {
+    await using database = await testDatabase();
+    await using server = await startDev(
+      { DATABASE_URL: database.url, CARILLON_SECRETS_KEY: TEST_SECRETS_KEY },
+      "--virtual-clock",
+    );
+    const [, at = ""] = await server.see(/Clock +virtual: it stands at (\S+)/);
+    const [, command = ""] = await server.see(/Move it +carillon (.*)/);
+    const client = { CARILLON_URL: server.url, CARILLON_API_KEY: server.key };
+    const { code, stdout } = await run(command.split(" "), client);
+    expect(code).toBe(0);
+    const { now, reached } = JSON.parse(stdout);
+    expect({ passedMs: Date.parse(now) - Date.parse(at), reached }).toEqual({ passedMs: 3_600_000, reached: true });
   });
 
   test("refuses to listen beyond loopback", async () => {

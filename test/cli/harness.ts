@@ -34,8 +34,10 @@ export function startProgram(command: string, args: readonly string[], env: Read
   const child = spawn(command, args, {
     cwd: ROOT,
     env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["pipe", "pipe", "pipe"],
   });
+  // A program that reads nothing closes its end.
+  child.stdin.on("error", () => {});
   let stdout = "";
   let stderr = "";
   let hasEnded = false;
@@ -81,9 +83,14 @@ export function startProgram(command: string, args: readonly string[], env: Read
   };
 }
 
-/** Runs `carillon …args` to its end. */
-export async function run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
+/** Runs `carillon …args` to its end. `input` is what it reads from standard input. */
+export async function run(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+  input = "",
+): Promise<Ended> {
   await using running = start(args, env);
+  running.child.stdin?.end(input);
   return await running.ended;
 }
 
@@ -94,8 +101,8 @@ export interface Server extends Running {
 }
 
 /** Starts `carillon dev` on a free port and waits for its banner. */
-export async function startDev(env: Readonly<Record<string, string>>): Promise<Server> {
-  return whenServing(start(["dev"], { CARILLON_PORT: "0", ...env }));
+export async function startDev(env: Readonly<Record<string, string>>, ...options: string[]): Promise<Server> {
+  return whenServing(start(["dev", ...options], { CARILLON_PORT: "0", ...env }));
 }
 
 /** Waits for the banner of a development server. */

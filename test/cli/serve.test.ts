@@ -8,13 +8,14 @@ import { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { connect } from "../../src/db/connect.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
+import { TEST_SECRETS_KEY } from "../support/signing.ts";
 import { call, run, startDev, startServe } from "./harness.ts";
 
 let database: TestDatabase;
 let env: Record<string, string>;
 beforeAll(async () => {
   database = await testDatabase();
-  env = { CARILLON_DATABASE_URL: database.url };
+  env = { CARILLON_DATABASE_URL: database.url, CARILLON_SECRETS_KEY: TEST_SECRETS_KEY };
 });
 afterAll(() => database[Symbol.asyncDispose]());
 
@@ -39,8 +40,15 @@ describe("settings", () => {
       expect.stringContaining('  CARILLON_ALLOW_TARGETS is "10.0.0.0/99": allow-list entry "10.0.0.0/99"'),
       expect.stringContaining('  CARILLON_LOG_LEVEL is "loud"'),
       expect.stringContaining("  CARILLON_DATABASE_URL is not set"),
+      expect.stringContaining("  CARILLON_SECRETS_KEY is not set"),
       "See carillon config for all settings.",
     ]);
+  });
+
+  test("a virtual clock is refused in words, as an option too", async () => {
+    const { code, stderr } = await run(["serve", "--virtual-clock"], env);
+    expect(code).toBe(1);
+    expect(stderr).toContain("  CARILLON_VIRTUAL_CLOCK is on: carillon serve lives in real time");
   });
 
   test("a port that is taken is one clear line", async () => {
