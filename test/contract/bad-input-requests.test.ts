@@ -5,6 +5,7 @@ import { hashApiKey, newApiKey } from "../../src/domain/api-key.ts";
 import { createApiKey, revokeApiKey } from "../../src/store/api-keys.ts";
 import { ensureProject } from "../../src/store/projects.ts";
 import { type RestAnswer, startTestCarillon, TEST_KEY, type TestCarillon } from "../support/carillon.ts";
+import { signsWith } from "../support/signing.ts";
 import { ACME, createCron, createQueue, FAR_AWAY, ok, otherProject, publish, refused, unique } from "./calls.ts";
 import { connectJson, expectRefusal, grpcClients, outcomeOf, restOutcome } from "./outcomes.ts";
 
@@ -174,7 +175,7 @@ describe("item 15: Authorization", () => {
 
   test("a revoked key is refused", async () => {
     const { db } = carillon.database;
-    const project = await ensureProject(db, unique("project"), "secret");
+    const project = await ensureProject(db, unique("project"), signsWith());
     const key = newApiKey();
     const made = { projectId: project.project_id, keyHash: hashApiKey(key), name: "revoked", hint: "" };
     await revokeApiKey(db, (await createApiKey(db, made)) ?? "");

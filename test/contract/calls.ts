@@ -3,8 +3,8 @@ import { expect } from "vitest";
 import { hashApiKey, newApiKey } from "../../src/domain/api-key.ts";
 import { createApiKey } from "../../src/store/api-keys.ts";
 import { ensureProject, type StrictSwitches, setStrictSwitches } from "../../src/store/projects.ts";
-import { newSecret } from "../../src/webhook/sign.ts";
 import type { RestAnswer, TestCarillon } from "../support/carillon.ts";
+import { signsWith } from "../support/signing.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every shape
 type Json = any;
@@ -88,7 +88,7 @@ export async function otherProject(
 ): Promise<{ readonly authorization: string }> {
   const { db } = carillon.database;
   const name = unique("project");
-  const { project_id: projectId } = await ensureProject(db, name, newSecret());
+  const { project_id: projectId } = await ensureProject(db, name, signsWith());
   await setStrictSwitches(db, name, switches);
   const key = newApiKey();
   await createApiKey(db, { projectId, keyHash: hashApiKey(key), name: "test", hint: "" });

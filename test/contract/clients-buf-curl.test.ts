@@ -1,7 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { CronService } from "../../gen/scheduling/v1/cron_service_pb.js";
-import { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
-import { TaskService } from "../../gen/scheduling/v1/task_service_pb.js";
+import { SERVICES } from "../../src/rpc/routes.ts";
 import { type BufProtocol, bufCurl, bufCurlClient } from "./clients/buf-curl-client.ts";
 import { describeFlows } from "./clients/flows.ts";
 import { startWorld, type TestWorld } from "./clients/world.ts";
@@ -26,8 +24,15 @@ describe("buf curl, by reflection and without a key", () => {
       "grpc.health.v1.Health",
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",
+      "scheduling.v1.ClockService",
       "scheduling.v1.CronService",
+      "scheduling.v1.DeliveryService",
+      "scheduling.v1.EndpointService",
+      "scheduling.v1.EventService",
+      "scheduling.v1.JwksService",
+      "scheduling.v1.PingService",
       "scheduling.v1.QueueService",
+      "scheduling.v1.SigningService",
       "scheduling.v1.TaskService",
     ]);
   });
@@ -35,8 +40,8 @@ describe("buf curl, by reflection and without a key", () => {
   test("lists every method of the contract", async () => {
     const { stdout } = await bufCurl(["--list-methods", world.url]);
     const methods = stdout.trim().split("\n");
-    for (const service of [CronService, QueueService, TaskService]) {
-      for (const method of service.methods) expect(methods).toContain(`${service.typeName}/${method.name}`);
+    for (const { methods: ofService, typeName } of SERVICES) {
+      for (const method of ofService) expect(methods).toContain(`${typeName}/${method.name}`);
     }
   });
 

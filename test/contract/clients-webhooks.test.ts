@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ReceivedRequest } from "../support/receiver.ts";
+import { projectSecret } from "../support/signing.ts";
 import { newQueueName } from "./clients/flows.ts";
 import { startWorld, type TestWorld } from "./clients/world.ts";
 
@@ -15,16 +16,6 @@ beforeAll(async () => {
   world = await startWorld();
 });
 afterAll(() => world?.[Symbol.asyncDispose]());
-
-/** The secret that signs where a caller gives none. */
-async function projectSecret(): Promise<string> {
-  const { signing_secret } = await world.database.db
-    .selectFrom("projects")
-    .select("signing_secret")
-    .where("name", "=", "default")
-    .executeTakeFirstOrThrow();
-  return signing_secret;
-}
 
 /** Verifies with the library, as a receiver that knows `secret` would. It throws when the signature is wrong. */
 function verify({ headers, body }: Pick<ReceivedRequest, "headers" | "body">, secret: string): void {
@@ -77,7 +68,7 @@ describe.each(POSTS)("the signature of %s", (_, makePost) => {
     const path = `/hook-${randomUUID()}`;
     await makePost(world.receiver.url + path, given === undefined ? {} : { secret: given });
     const request = await world.receiver.next((candidate) => candidate.path === path, 10_000);
-    const secret = given ?? (await projectSecret());
+    const secret = given ?? (await projectSecret(world.database.db));
 
     expect(request.body.toString()).toBe(PAYLOAD);
     verify(request, secret);

@@ -27,7 +27,8 @@ function endpoint(): { url: string; next: (deadlineMs?: number) => Promise<Recei
 }
 
 function verified(request: ReceivedRequest, secret: string): boolean {
-  return verify(request.headers, request.body, secret, { nowSeconds: Math.floor(request.receivedAt / 1_000) });
+  // The database's clock signs, which tests move.
+  return verify(request.headers, request.body, secret, { nowSeconds: Number(request.headers["webhook-timestamp"]) });
 }
 
 describe("a cron job", () => {

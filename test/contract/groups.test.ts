@@ -199,6 +199,32 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
   });
 });
 
+test("rates hold for consumers of several nodes together, to the message", async () => {
+  await using other = await startTestCarillon({ CARILLON_ROLE: "api" }, carillon.database);
+  const faces = [...queueFaces(() => carillon), ...queueFaces(() => other)];
+  const [face] = faces;
+  for (const [flow, most] of [
+    [{ flow: { rate_limit: 10, rate_period_seconds: 3_600 } }, 10],
+    [{ group_flow: { rate_limit: 3, rate_period_seconds: 3_600 } }, 12],
+  ] as const) {
+    const queue = unique("q");
+    await face?.call("createQueue", { queue, ...flow });
+    const messages = Array.from({ length: 60 }, (_, i) => ({ payload: i, group_id: `g${i % 4}` }));
+    await face?.call("publishBatch", { queue, messages });
+    const consumer = async (mine: (typeof faces)[number]): Promise<number> => {
+      let count = 0;
+      for (;;) {
+        const { messages } = await mine.call("consume", { queue, max_messages: 2 });
+        if (messages.length === 0) return count;
+        count += messages.length;
+        for (const { message_id, receipt } of messages) await mine.call("ack", { queue, message_id, receipt });
+      }
+    };
+    const counts = await Promise.all([...faces, ...faces].map(consumer));
+    expect(counts.reduce((sum, count) => sum + count)).toBe(most);
+  }
+});
+
 test("limits hold for consumers of several nodes together", async () => {
   await using other = await startTestCarillon({ CARILLON_ROLE: "api" }, carillon.database);
   const faces = [...queueFaces(() => carillon), ...queueFaces(() => other)];

@@ -13,6 +13,7 @@ const PATHS = {
   createQueue: ["POST", "/queue/create"],
   getQueue: ["GET", "/queue/get/{queue}"],
   updateQueue: ["PATCH", "/queue/update/{queue}"],
+  purgeQueue: ["POST", "/queue/purge/{queue}"],
   publish: ["POST", "/queue/publish"],
   publishBatch: ["POST", "/queue/publish_batch"],
   consume: ["POST", "/queue/consume"],
@@ -36,6 +37,14 @@ const PATHS = {
   pauseQueue: ["POST", "/queue/pause/{queue}"],
   resumeQueue: ["POST", "/queue/resume/{queue}"],
   listBlockedGroups: ["GET", "/queue/groups/blocked/{queue}"],
+  resumeGroup: ["POST", "/queue/groups/resume/{queue}"],
+  pushSubscribe: ["POST", "/queue/push_subscribe/{queue}"],
+  getPushSubscription: ["GET", "/queue/push_subscription/get/{subscription_id}"],
+  listPushSubscriptions: ["GET", "/queue/push_subscription/list/{queue}"],
+  updatePushSubscription: ["PATCH", "/queue/push_subscription/update/{subscription_id}"],
+  pausePushSubscription: ["POST", "/queue/push_subscription/pause/{subscription_id}"],
+  resumePushSubscription: ["POST", "/queue/push_subscription/resume/{subscription_id}"],
+  testPushSubscription: ["POST", "/queue/push_subscription/test/{subscription_id}"],
 } as const;
 
 /** The queue's calls in one protocol, with requests and answers as REST shows them. */
@@ -113,7 +122,7 @@ function grpcFace(carillon: () => TestCarillon): QueueFace {
           if (redrive?.state) redrive.state = redrive.state.replace("REDRIVE_STATE_", "").toLowerCase();
         }
         // What REST answers with, where it answers with one field.
-        const one = answer.stats ?? answer.dead_letter ?? answer.redrive;
+        const one = answer.stats ?? answer.dead_letter ?? answer.redrive ?? answer.subscription;
         return one ?? (typeof answer.queue === "object" ? answer.queue : answer);
       } catch (error) {
         if (!(error instanceof ConnectError) || error.code === Code.Internal) throw error;

@@ -4,6 +4,7 @@ import { hashApiKey } from "../../src/domain/api-key.ts";
 import { createApiKey } from "../../src/store/api-keys.ts";
 import { ensureProject } from "../../src/store/projects.ts";
 import { startTestCarillon, TEST_KEY, type TestCarillon } from "../support/carillon.ts";
+import { signsWith } from "../support/signing.ts";
 import { ok, refused, unique } from "./calls.ts";
 import { DOCUMENTED_ROUTES } from "./documented-routes.ts";
 
@@ -14,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => carillon[Symbol.asyncDispose]());
 
 test("S45: any opaque key is accepted as a Bearer token", async () => {
-  const project = await ensureProject(carillon.database.db, unique("project"), "secret");
+  const project = await ensureProject(carillon.database.db, unique("project"), signsWith());
   const key = "ifr_pk_proj_0123456789";
   await createApiKey(carillon.database.db, {
     projectId: project.project_id,

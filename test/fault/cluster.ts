@@ -27,13 +27,18 @@ export interface Cluster extends AsyncDisposable {
   expectAlive(): void;
 }
 
-export async function startCluster(size: number, env: Readonly<Record<string, string>> = {}): Promise<Cluster> {
+/** `env` is for all nodes, `envOf` for the one of that index, however often it is started. */
+export async function startCluster(
+  size: number,
+  env: Readonly<Record<string, string>> = {},
+  envOf: (index: number) => Readonly<Record<string, string>> = () => ({}),
+): Promise<Cluster> {
   const dataDir = await usedDataDir();
   let server: EmbeddedPostgres = await startEmbeddedPostgres({ dataDir, settings: POSTGRES_SETTINGS });
   const { url } = server;
-  const start = (): Promise<Node> =>
-    startNode({ CARILLON_DATABASE_URL: url, CARILLON_DATABASE_POOL_SIZE: "10", ...env });
-  const nodes = await Promise.all(Array.from({ length: size }, start));
+  const start = (index: number): Promise<Node> =>
+    startNode({ CARILLON_DATABASE_URL: url, CARILLON_DATABASE_POOL_SIZE: "10", ...env, ...envOf(index) });
+  const nodes = await Promise.all(Array.from({ length: size }, (_, index) => start(index)));
   const nodeAt = (index: number): Node => {
     const node = nodes[index];
     if (node === undefined) throw new Error(`there is no node ${index}`);
@@ -54,7 +59,7 @@ export async function startCluster(size: number, env: Readonly<Record<string, st
       const node = nodeAt(index);
       await node.kill();
       if (node.child.signalCode !== "SIGKILL") throw new Error(`node ${index} ended before it was killed`);
-      nodes[index] = await start();
+      nodes[index] = await start(index);
     },
 
     async freezeNode(index, ms) {

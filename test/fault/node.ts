@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { onTestFinished } from "vitest";
 import { TEST_KEY } from "../support/carillon.ts";
+import { TEST_SECRETS_KEY } from "../support/signing.ts";
 
 /** How long a node may take to start, in milliseconds: several start at once on a busy machine. */
 const START_MS = 60_000;
@@ -38,6 +39,7 @@ export async function startNode(
       ...process.env,
       CARILLON_PORT: "0",
       CARILLON_API_KEY: TEST_KEY,
+      CARILLON_SECRETS_KEY: TEST_SECRETS_KEY,
       CARILLON_LOG_FORMAT: "json",
       CARILLON_LOG_LEVEL: "warn",
       ...env,

@@ -2,6 +2,7 @@ import { type Config, loadConfig } from "../../src/config.ts";
 import { createLogger } from "../../src/log.ts";
 import { type Carillon, startCarillon } from "../../src/main.ts";
 import { type TestDatabase, testDatabase } from "./database.ts";
+import { TEST_SECRETS_KEY } from "./signing.ts";
 
 /** The development key of every Carillon that a test starts. */
 export const TEST_KEY = "test-key";
@@ -40,6 +41,7 @@ export async function startTestCarillon(
       CARILLON_PORT: "0",
       CARILLON_DATABASE_URL: own.url,
       CARILLON_API_KEY: TEST_KEY,
+      CARILLON_SECRETS_KEY: TEST_SECRETS_KEY,
       CARILLON_SHUTDOWN_GRACE_SECONDS: "5",
       CARILLON_LOG_LEVEL: "error",
       ...env,

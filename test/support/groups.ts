@@ -15,9 +15,8 @@ export async function groupsAndTruth(
 ): Promise<{ readonly said: readonly GroupRow[]; readonly truth: readonly GroupRow[] }> {
   while ((await db.transaction().execute((trx) => refreshGroups(trx, queue))) > 0);
   const { rows: said } = await sql<GroupRow>`
-    select group_id, depth, in_flight from message_groups where queue_id = ${queue.queue_id} order by group_id`.execute(
-    db,
-  );
+    select group_id, depth, in_flight from message_groups
+    where queue_id = ${queue.queue_id} and depth > 0 order by group_id`.execute(db);
   const { rows: truth } = await sql<GroupRow>`
     select group_id, count(*)::int as depth, count(lease_expires_at)::int as in_flight
     from messages where queue_id = ${queue.queue_id} group by group_id order by group_id`.execute(db);

@@ -3,6 +3,7 @@ import { listDeadLetters } from "../../src/store/dead-letters.ts";
 import { type MessageRow, type NewMessage, publishMessages } from "../../src/store/messages.ts";
 import { ensureProject } from "../../src/store/projects.ts";
 import { createQueue, type NamedQueueRow, QUEUE_DEFAULTS, type QueueSettings } from "../../src/store/queues.ts";
+import { signsWith } from "./signing.ts";
 
 /** A queue with default settings but for those given, in a project of that name. */
 export async function makeQueue(
@@ -11,7 +12,7 @@ export async function makeQueue(
   settings: Partial<QueueSettings> & { name?: string } = {},
 ): Promise<NamedQueueRow> {
   const { name = "orders", ...given } = settings;
-  const project = await ensureProject(db, projectName, "secret");
+  const project = await ensureProject(db, projectName, signsWith());
   return (await createQueue(db, project.project_id, name, { ...QUEUE_DEFAULTS, ...given })).queue;
 }
 

@@ -1,12 +1,14 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, createClient, createRouterTransport, type Interceptor } from "@connectrpc/connect";
 import { type CreateCronJobRequestSchema, type CronJob, CronService } from "../../gen/scheduling/v1/cron_service_pb.js";
+import { EndpointService } from "../../gen/scheduling/v1/endpoint_service_pb.js";
 import { TaskService } from "../../gen/scheduling/v1/task_service_pb.js";
 import type { Db, RunRow } from "../../src/db/schema.ts";
 import { Wakeups } from "../../src/db/wakeups.ts";
 import { Refusal } from "../../src/errors.ts";
 import { createAppContext, principalKey } from "../../src/rpc/context.ts";
 import { cronService } from "../../src/rpc/cron-service.ts";
+import { endpointService } from "../../src/rpc/endpoint-service.ts";
 import { toConnectError } from "../../src/rpc/refusal.ts";
 import { taskService } from "../../src/rpc/task-service.ts";
 import { ensureProject } from "../../src/store/projects.ts";
@@ -14,11 +16,13 @@ import { QueueTally } from "../../src/store/queue-tally.ts";
 import { createEgress } from "../../src/webhook/post.ts";
 import type { TargetPolicy } from "../../src/webhook/target.ts";
 import { createDispatcher, type Dispatcher, type DispatcherOptions } from "../../src/worker/dispatcher.ts";
+import { EndpointWatch } from "../../src/worker/endpoint-watch.ts";
 import type { Tick } from "../../src/worker/loop.ts";
 import { createRunReaper } from "../../src/worker/run-reaper.ts";
 import { createScheduler } from "../../src/worker/scheduler.ts";
 import { type TestDatabase, testDatabase } from "./database.ts";
 import { type Receiver, startReceiver } from "./receiver.ts";
+import { openSealed, signsWith, TEST_VAULT } from "./signing.ts";
 
 /** Signs what has no secret of its own. */
 export const PROJECT_SECRET = "a secret of the project";
@@ -30,6 +34,7 @@ export interface RunWorld extends AsyncDisposable {
   readonly projectId: string;
   readonly cron: Client<typeof CronService>;
   readonly tasks: Client<typeof TaskService>;
+  readonly endpoints: Client<typeof EndpointService>;
   readonly receiver: Receiver;
   readonly dispatcher: Dispatcher;
   /** What workers could not do. */
@@ -42,6 +47,8 @@ export interface RunWorld extends AsyncDisposable {
   fire(): Promise<void>;
   /** Makes the attempts that are due, and those that become due by them, to their end. */
   dispatch(): Promise<void>;
+  /** Writes down what was seen of endpoints. */
+  flush(): Promise<void>;
   /** Takes back what dead nodes held. */
   reap(): Promise<void>;
   /** Every run there is, in order of its instant. */
@@ -55,10 +62,10 @@ export async function runWorld(): Promise<RunWorld> {
   await using stack = new AsyncDisposableStack();
   const database = stack.use(await testDatabase());
   const { db } = database;
-  const { project_id: projectId } = await ensureProject(db, "test", PROJECT_SECRET);
+  const { project_id: projectId } = await ensureProject(db, "test", signsWith(PROJECT_SECRET));
   const receiver = stack.use(await startReceiver());
   const targets: TargetPolicy = { allowHttp: false, allowLoopback: true, allow: [] };
-  const egress = stack.use(createEgress({ policy: targets }));
+  const egress = stack.use(createEgress({ policy: targets, open: openSealed }));
   const wakeups = stack.use(new Wakeups(database.url));
   const errors: unknown[] = [];
   const onError = (error: unknown): void => void errors.push(error);
@@ -67,17 +74,21 @@ export async function runWorld(): Promise<RunWorld> {
     db,
     wakeups,
     targets,
+    vault: TEST_VAULT,
+    egress,
     limits: { maxPayloadBytes: 1_048_576, idempotencySeconds: 86_400, autoCreateQueues: true },
   });
   const transport = createRouterTransport(
     (router) => {
       router.service(CronService, cronService(app));
       router.service(TaskService, taskService(app));
+      router.service(EndpointService, endpointService(app));
     },
     { router: { interceptors: [asProject(projectId)] } },
   );
+  const watch = stack.use(new EndpointWatch({ db, wakeups, onFault: onError }));
   const newDispatcher = (options: Partial<DispatcherOptions> = {}): Dispatcher =>
-    createDispatcher({ db, egress, wakeups, onError, graceMs: 5_000, random: () => 0.5, ...options });
+    createDispatcher({ db, egress, watch, wakeups, onError, graceMs: 5_000, random: () => 0.5, ...options });
   const dispatcher = stack.use(newDispatcher());
   const scheduler = (): Tick => createScheduler({ db, wakeups, onError });
   const reaper = createRunReaper({ db, random: () => 0.5 });
@@ -95,13 +106,19 @@ export async function runWorld(): Promise<RunWorld> {
     projectId,
     cron: createClient(CronService, transport),
     tasks: createClient(TaskService, transport),
+    endpoints: createClient(EndpointService, transport),
     receiver,
     dispatcher,
     errors,
     scheduler,
     newDispatcher,
     fire: () => untilIdle(scheduler()),
-    dispatch: () => untilIdle(dispatcher.tick, dispatcher.settled),
+    dispatch: () =>
+      untilIdle(dispatcher.tick, async () => {
+        await dispatcher.settled();
+        await watch.flush();
+      }),
+    flush: () => watch.flush(),
     reap: () => untilIdle(reaper),
     runs: () => db.selectFrom("runs").selectAll().orderBy("fire_at").orderBy("run_id").execute(),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { linesOf, requireProgram, runChild, startChild } from "./child.ts";
@@ -7,9 +7,9 @@ import { remoteClient } from "./remote-client.ts";
 import type { OpenClient, SchedulingClient } from "./scheduling-client.ts";
 
 /** Debian's Python: its packages are not seen by any other. */
-const PYTHON = "/usr/bin/python3";
+export const PYTHON = "/usr/bin/python3";
 
-const OUR_PROTOS = ["rest", "run", "dead_letter", "cron_service", "queue_service", "task_service"];
+const PACKAGE = "scheduling/v1";
 const IMPORTED = [
   "buf/validate/validate.proto",
   "google/api/annotations.proto",
@@ -30,13 +30,14 @@ export async function pythonStubs(): Promise<PythonStubs> {
   const { code } = await runChild(PYTHON, ["-c", "import grpc, google.protobuf"]);
   if (code !== 0) throw new Error(`${PYTHON} has no grpc: install the Debian package python3-grpcio`);
   thirdPartyProtos();
+  const ours = await readdir(join(import.meta.dirname, "../../../proto", PACKAGE));
   const stubs = await mkdtemp(join(tmpdir(), "carillon-python-"));
   const outcome = await runChild("/usr/bin/protoc", [
     ...PROTO_FOLDERS.map((folder) => `-I${folder}`),
     `--python_out=${stubs}`,
     `--grpc_out=${stubs}`,
     "--plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin",
-    ...OUR_PROTOS.map((name) => `scheduling/v1/${name}.proto`),
+    ...ours.filter((name) => name.endsWith(".proto")).map((name) => `${PACKAGE}/${name}`),
     ...IMPORTED,
   ]);
   if (outcome.code !== 0) throw new Error(`protoc failed: ${outcome.stderr}`);

@@ -1,3 +1,5 @@
+select pg_advisory_xact_lock_shared(carillon_plain_lock($1));
+
 with m as (
     update messages m
     set lease_token = gen_random_uuid(),

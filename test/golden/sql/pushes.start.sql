@@ -9,7 +9,7 @@ with run as (
   returning run_id, attempt, fire_at, lease_token
 ),
 recorded as (
-  insert into run_attempts (project_id, run_id, attempt, started_at)
-  select $5, run_id, attempt, carillon_now() from run
+  insert into run_attempts (project_id, run_id, attempt, started_at, url)
+  select $5, run_id, attempt, carillon_now(), $6 from run
 )
-select * from run;
+select *, carillon_now() as started_at from run;

@@ -1,14 +1,13 @@
-select lease_token, coalesce(lease_expires_at > carillon_now(), false) as live, acked, failure_count, expiry_count
-from messages
-where project_id = $1 and queue_id = $2 and message_id = $3
-for update;
+select m.message_id, m.ctid::text as place, m.lease_token, coalesce(m.lease_expires_at > carillon_now(), false) as live,
+       m.acked, m.failure_count, m.expiry_count
+from messages m
+where m.project_id = $1 and m.queue_id = $2 and m.message_id = any($3::uuid[])
+order by m.message_id for update;
 
-select case
-  when exists (select from acked_messages
-               where project_id = $1 and queue_id = $2 and message_id = $3)
-    then 'already_acked'
-  when exists (select from messages
-               where project_id = $4 and source_queue_id = $5 and message_id = $6)
-    then 'dead_lettered'
-  else 'not_found'
-end as absence;
+select u.message_id, coalesce(
+  (select 'already_acked' from acked_messages a
+   where a.project_id = $1 and a.queue_id = $2 and a.message_id = u.message_id limit 1),
+  (select 'dead_lettered' from messages m
+   where m.project_id = $3 and m.source_queue_id = $4
+     and m.message_id = u.message_id limit 1)) as absence
+from unnest($5::uuid[]) as u (message_id);

@@ -1,0 +1,16 @@
+with walk as materialized (
+    select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from run_attempts
+    where project_id = $1
+      and delivery_id <= $2::uuid
+    order by delivery_id desc limit $3
+  ),
+  edge as (
+    select (count(*) over ())::int as walked, delivery_id as walked_id, started_at as walked_at
+    from walk order by delivery_id limit 1
+  )
+    select edge.*, (select count(*)::int from walk a
+join runs r on r.project_id = a.project_id and r.run_id = a.run_id
+left join callbacks b on b.project_id = r.project_id and b.callback_id = r.callback_id where a.attempt = r.attempt and r.state in ('succeeded', 'failed', 'canceled') and true
+  and r.cron_id = $4
+  ) as count
+    from edge;
