@@ -18,6 +18,8 @@ export interface Settings {
   readonly queues: number;
   readonly groups: number;
   readonly streams: number;
+  /** Cron jobs whose next fire is far off. */
+  readonly jobs: number;
   /** Where each Carillon leaves a profile of its processor time and its statements; undefined for none. */
   readonly profile: string | undefined;
   /** Whether the peers run as well, and Carillon with connect-node's own handlers. */
@@ -36,6 +38,7 @@ const OPTIONS = {
   queues: { type: "string", default: "10000", help: "queues in the database with many" },
   groups: { type: "string", default: "100000", help: "FIFO groups in the queue with many" },
   streams: { type: "string", default: "500", help: "idle streams" },
+  jobs: { type: "string", default: "100000", help: "idle cron jobs" },
   "no-peers": { type: "boolean", default: false, help: "leave out the peers, and connect-node's handlers" },
   profile: { type: "string", help: "directory for profiles: processor time and statements" },
   output: { type: "string", default: "bench/results/latest", help: "directory for the results, or none" },
@@ -52,7 +55,9 @@ export function readSettings(args: readonly string[], scenarios: readonly string
   const only = values.only?.split(",");
   const unknown = only?.find((name) => !scenarios.includes(name));
   if (unknown !== undefined) throw new Error(`there is no scenario ${unknown}: ${scenarios.join(", ")}`);
-  const whole = (name: "rounds" | "seconds" | "messages" | "depth" | "hold" | "queues" | "groups" | "streams") => {
+  const whole = (
+    name: "rounds" | "seconds" | "messages" | "depth" | "hold" | "queues" | "groups" | "streams" | "jobs",
+  ) => {
     const value = Number(values[name]);
     if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} must be a whole number above 0`);
     return value;
@@ -67,6 +72,7 @@ export function readSettings(args: readonly string[], scenarios: readonly string
     queues: whole("queues"),
     groups: whole("groups"),
     streams: whole("streams"),
+    jobs: whole("jobs"),
     peers: !values["no-peers"],
     profile: values.profile === undefined ? undefined : resolve(values.profile),
     output: values.output === "none" ? undefined : values.output,

@@ -4,7 +4,7 @@ import type { Order } from "../order.ts";
 import { loadPeer } from "../peers.ts";
 import type { ConsumerEvents, Contestant } from "./contestant.ts";
 
-interface GraphileWorker {
+export interface GraphileWorker {
   Logger: new (factory: () => () => void) => object;
   makeWorkerUtils(options: object): Promise<{
     migrate(): Promise<void>;
@@ -16,12 +16,18 @@ interface GraphileWorker {
 }
 
 /** The settings of its makers' own benchmark: a local queue, and completions gathered for one turn of the loop. */
-const WORKER = { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0, concurrentJobs: 24 };
+export const GRAPHILE_SETTINGS = { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 };
+const CONCURRENCY = 24;
 const POOL_SIZE = 64;
 
-export async function openGraphileWorker(database: BenchDatabase): Promise<Contestant> {
+/** The library, and a logger that says nothing. */
+export async function loadGraphileWorker(): Promise<{ readonly graphile: GraphileWorker; readonly logger: object }> {
   const graphile = await loadPeer<GraphileWorker>("graphile-worker");
-  const logger = new graphile.Logger(() => () => {});
+  return { graphile, logger: new graphile.Logger(() => () => {}) };
+}
+
+export async function openGraphileWorker(database: BenchDatabase): Promise<Contestant> {
+  const { graphile, logger } = await loadGraphileWorker();
   const newPool = (max: number): pg.Pool => {
     const pool = new pg.Pool({ connectionString: database.url, max });
     pool.on("error", () => {});
@@ -51,8 +57,8 @@ export async function openGraphileWorker(database: BenchDatabase): Promise<Conte
         logger,
         noHandleSignals: true,
         taskList: { order },
-        concurrency: WORKER.concurrentJobs,
-        preset: { worker: { ...WORKER, logger, pollInterval: 500 } },
+        concurrency: CONCURRENCY,
+        preset: { worker: { ...GRAPHILE_SETTINGS, concurrentJobs: CONCURRENCY, logger, pollInterval: 500 } },
       });
       return {
         async [Symbol.asyncDispose]() {

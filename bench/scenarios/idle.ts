@@ -2,9 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import { QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { GrpcClient } from "../clients/grpc.ts";
 import { createQueues } from "../create-queues.ts";
-import type { BenchDatabase } from "../database.ts";
 import type { Scenario } from "../scope.ts";
 import { KEY } from "../servers/carillon.ts";
+import { statementCounter } from "../statements.ts";
 import { figures } from "../verdict.ts";
 
 const STREAMS_PER_CONNECTION = 50;
@@ -66,22 +66,3 @@ export const idle: Scenario = {
     };
   },
 };
-
-/**
- * Counts the statements of a database: by pg_stat_statements where the server has it loaded, or else its transactions,
- * of which a statement outside of a transaction is one.
- */
-async function statementCounter(database: BenchDatabase): Promise<() => Promise<number>> {
-  const byStatement = `select coalesce(sum(calls), 0) as n from pg_stat_statements s
-                       join pg_database d on d.oid = s.dbid where d.datname = current_database()`;
-  const byTransaction =
-    "select xact_commit + xact_rollback as n from pg_stat_database where datname = current_database()";
-  const count = async (query: string): Promise<number> => Number((await database.query<{ n: string }>(query))[0]?.n);
-  try {
-    await database.query("create extension if not exists pg_stat_statements");
-    await count(byStatement);
-    return () => count(byStatement);
-  } catch {
-    return () => count(byTransaction);
-  }
-}

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -6,6 +7,9 @@ import { processorSecondsOf } from "./processes.ts";
 
 /** The API key of every node of the benchmark. */
 export const KEY = "bench-key";
+
+/** Seals the secrets in the databases of this run. */
+const SECRETS_KEY = randomBytes(32).toString("base64");
 
 const START_MS = 60_000;
 const STOP_MS = 40_000;
@@ -44,6 +48,7 @@ export async function startCarillonNode(databaseUrl: string, options: NodeOption
       CARILLON_PORT: "0",
       CARILLON_DATABASE_URL: databaseUrl,
       CARILLON_API_KEY: KEY,
+      CARILLON_SECRETS_KEY: SECRETS_KEY,
       CARILLON_LOG_LEVEL: "warn",
       CARILLON_LOG_FORMAT: "json",
     },
