@@ -3,6 +3,7 @@
  *
  *   main, cli  >  http, worker  >  rest, rpc, webhook  >  store  >  db  >  domain  >  errors, config, log, metrics
  *
+ * vault/ stands below webhook, rpc, main and cli, and knows only domain and config.
  * unary/ stands beside rest and rpc and knows nothing of ours.
  *
  * Type-only imports count: they say what a file knows of.
@@ -81,6 +82,12 @@ export default {
     only("db", "^src/db/", ["^src/domain/", LEAVES], "The connection and the schema serve every store file."),
     only("store", "^src/store/", ["^src/db/", "^src/domain/", LEAVES], "SQL knows neither callers nor protocols."),
     only(
+      "vault",
+      "^src/vault/",
+      ["^src/domain/", LEAVES],
+      "It seals and opens text for a place. What is stored where, and who asks, is nothing to it.",
+    ),
+    only(
       "webhook",
       "^src/webhook/",
       ["^src/domain/", LEAVES],
@@ -102,7 +109,7 @@ export default {
     only(
       "rpc",
       "^src/rpc/",
-      ["^src/(store|db|webhook|domain)/", LEAVES, "^gen/"],
+      ["^src/(store|db|webhook|vault|domain)/", LEAVES, "^gen/"],
       "A handler decodes, calls the store, encodes. It never meets worker/: the two share rows, not code.",
     ),
     only(
@@ -120,13 +127,14 @@ export default {
     only(
       "main",
       "^src/main\\.ts$",
-      ["^src/(http|worker|rest|rpc|unary|webhook|store|db|domain)/", LEAVES],
+      ["^src/(http|worker|rest|rpc|unary|webhook|vault|store|db|domain)/", LEAVES],
       "The composition root puts the layers together; commands call it.",
     ),
     {
       name: "cli-serves-no-calls",
       comment:
-        "A command starts the server by main.ts, or works on the database by store/. Calls and workers are main's.",
+        "A command starts the server by main.ts, works on the database by store/, or is a client that knows gen/ and no " +
+        "more of the server than others. Calls and workers are main's.",
       severity: "error",
       from: { path: "^src/cli/" },
       to: { path: "^src/(http|worker|rest|rpc)/" },
@@ -174,6 +182,37 @@ export default {
       "(^|/)node_modules/undici/",
       "^src/webhook/",
       "Every outbound request passes the guard, so only the guarded connector has an HTTP client.",
+    ),
+    onlyFrom(
+      "one-place-dials",
+      "^(node:)?(net|tls|dgram)$",
+      // address.ts reads texts, doctor.ts tries whether the port is free.
+      "^src/webhook/(connect|address)\\.ts$|^src/cli/doctor\\.ts$",
+      "Sockets are opened by the guarded connector, to addresses that the guard has passed, and by pg.",
+      { dependencyTypesNot: ["type-only"] },
+    ),
+    onlyFrom(
+      "one-place-resolves",
+      "^(node:)?dns(/promises)?$",
+      // doctor.ts asks whether there is a DNS server at all.
+      "^src/webhook/resolve\\.ts$|^src/cli/doctor\\.ts$",
+      "A name is resolved once, where its addresses are judged: who resolves it again may be told something else.",
+      { dependencyTypesNot: ["type-only"] },
+    ),
+    onlyFrom(
+      "http-modules-serve",
+      "^(node:)?(http|https|http2)$",
+      // unary/ takes names of headers. test/contract/one-way-out.test.ts shows that none of these sends a request.
+      "^src/(http|unary)/|^src/cli/listen\\.ts$",
+      "Node's HTTP modules are clients as well as servers; outside of the port they could only be clients.",
+      { dependencyTypesNot: ["type-only"] },
+    ),
+    onlyFrom(
+      "processes-run-postgres",
+      "^(node:)?(child_process|worker_threads)$",
+      "^src/db/embedded[a-z-]*\\.ts$",
+      "What another process dials, no guard sees. The only one that is started is the embedded PostgreSQL.",
+      { dependencyTypesNot: ["type-only"] },
     ),
   ],
   options: {

@@ -12,7 +12,7 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: "unit", include: ["test/*.test.ts", "test/{domain,rest,webhook,http}/**/*.test.ts"] },
+        test: { name: "unit", include: ["test/*.test.ts", "test/{domain,rest,vault,webhook,http}/**/*.test.ts"] },
       },
       {
         extends: true,
