@@ -103,10 +103,7 @@ export function createDispatcher({
   }
 
   async function takeDue(signal: AbortSignal): Promise<TickResult> {
-    while (attempts.size - flying.size >= UNRECORDED_SHARE * concurrency && !signal.aborted) {
-      await orAborted(Promise.race(attempts), signal);
-    }
-    const room = await untilRoom(signal);
+    const room = await untilRecordedAndRoom(signal);
     if (signal.aborted || stopping) return { done: 0 };
 
     const full = flying.full();
@@ -138,6 +135,15 @@ export function createDispatcher({
       }
     }
     return done > 0 ? { done } : { done, nextDueInMs: await msUntilNextRun(db, full) };
+  }
+
+  /** The room that there is, once few enough outcomes wait to be recorded: an answer that makes room is one more of them. */
+  async function untilRecordedAndRoom(signal: AbortSignal): Promise<Room> {
+    for (;;) {
+      const room = await untilRoom(signal);
+      if (attempts.size - flying.size < UNRECORDED_SHARE * concurrency || signal.aborted) return room;
+      await orAborted(Promise.race(attempts), signal);
+    }
   }
 
   /** The room that there is, once there is some, and more than a little unless that takes long. */
