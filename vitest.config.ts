@@ -7,7 +7,9 @@ export default defineConfig({
   test: {
     // A database server works beside the workers: more of them than cores only makes deadlines flaky.
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
+    // What is waited for takes milliseconds, but not on a machine that is busy with something else.
+    expect: { poll: { timeout: 20_000 } },
     hookTimeout: 60_000,
     projects: [
       {

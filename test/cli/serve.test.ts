@@ -86,9 +86,7 @@ describe("keys", () => {
     expect(listed.stdout).not.toContain(mine.key);
 
     expect((await run(["keys", "revoke", mine.key_id], env)).code).toBe(0);
-    await expect
-      .poll(async () => (await call(server, mine.key, "/queue/list")).status, { timeout: 5_000, interval: 100 })
-      .toBe(401);
+    await expect.poll(async () => (await call(server, mine.key, "/queue/list")).status, { interval: 100 }).toBe(401);
     expect((await call(server, theirs.key, "/queue/list")).status).toBe(200);
     expect(server.output()).not.toContain(mine.key);
   });

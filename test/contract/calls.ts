@@ -101,7 +101,7 @@ export async function otherProject(
 export async function eventually<T>(
   ask: () => Promise<T>,
   isWanted: (answer: T) => boolean,
-  deadlineMs = 10_000,
+  deadlineMs = 20_000,
 ): Promise<T> {
   const endsAt = performance.now() + deadlineMs;
   for (;;) {

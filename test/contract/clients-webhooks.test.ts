@@ -67,7 +67,7 @@ describe.each(POSTS)("the signature of %s", (_, makePost) => {
   test.each(SECRETS)("verifies with standardwebhooks and %s, and a changed byte does not", async (_name, given) => {
     const path = `/hook-${randomUUID()}`;
     await makePost(world.receiver.url + path, given === undefined ? {} : { secret: given });
-    const request = await world.receiver.next((candidate) => candidate.path === path, 10_000);
+    const request = await world.receiver.next((candidate) => candidate.path === path);
     const secret = given ?? (await projectSecret(world.database.db));
 
     expect(request.body.toString()).toBe(PAYLOAD);

@@ -22,7 +22,7 @@ function endpoint(): { url: string; next: (deadlineMs?: number) => Promise<Recei
   const path = `/${unique("hook")}`;
   return {
     url: `${receiver.url}${path}`,
-    next: (deadlineMs = 10_000) => receiver.next((request) => request.path === path, deadlineMs),
+    next: (deadlineMs = 20_000) => receiver.next((request) => request.path === path, deadlineMs),
   };
 }
 

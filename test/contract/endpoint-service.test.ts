@@ -27,7 +27,7 @@ async function lastRun(taskId: string) {
 
 describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face) => {
   const find = async ({ url }: Pick<Endpoint, "url">) => (await face.call("listEndpoints", { url })).items[0];
-  const known = (receiver: Endpoint) => expect.poll(() => find(receiver), { timeout: 10_000 }).toBeDefined();
+  const known = (receiver: Endpoint) => expect.poll(() => find(receiver)).toBeDefined();
   /** The endpoint of a receiver that something was sent to. */
   async function opened(): Promise<{ readonly receiver: Endpoint; readonly id: string }> {
     const receiver = receivers.open();
@@ -90,7 +90,7 @@ describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face
 
     const { task_id: taskId } = await send(receiver.url);
     await expect
-      .poll(() => lastRun(taskId), { timeout: 10_000 })
+      .poll(() => lastRun(taskId))
       .toMatchObject({
         state: "pending",
         attempt: 0,
@@ -102,7 +102,7 @@ describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face
 
     expect(await face.call("enableEndpoint", { endpoint_id: id })).toMatchObject({ state: "closed" });
     await receiver.next();
-    await expect.poll(() => lastRun(taskId), { timeout: 10_000 }).toMatchObject({ state: "succeeded" });
+    await expect.poll(() => lastRun(taskId)).toMatchObject({ state: "succeeded" });
     expect((await lastRun(taskId)).waiting_for).toBeUndefined();
   });
 
@@ -111,7 +111,7 @@ describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face
     receiver.respond({ status: 410 });
     await send(receiver.url);
     await expect
-      .poll(() => find(receiver), { timeout: 10_000 })
+      .poll(() => find(receiver))
       .toMatchObject({
         state: "disabled",
         reason: "the receiver answered 410",
@@ -123,7 +123,7 @@ describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face
     receiver.respond({ status: 500 });
     for (let count = 0; count < 10; count++) await send(receiver.url, { retries: 0 });
     await expect
-      .poll(() => find(receiver), { timeout: 10_000 })
+      .poll(() => find(receiver))
       .toMatchObject({
         state: "open",
         reason: "10 of 10 requests in 5 minutes failed; the newest: HTTP 500",
@@ -132,9 +132,7 @@ describe.each(serviceFaces(EndpointService, () => carillon))("over $name", (face
     const { changed_at: since, next_probe_at: probe } = await find(receiver);
     expect(Date.parse(probe) - Date.parse(since)).toBe(30_000);
     const { task_id: taskId } = await send(receiver.url);
-    await expect
-      .poll(() => lastRun(taskId), { timeout: 10_000 })
-      .toMatchObject({ waiting_for: "endpoint", attempt: 0 });
+    await expect.poll(() => lastRun(taskId)).toMatchObject({ waiting_for: "endpoint", attempt: 0 });
     expect(receiver.count()).toBe(10);
     expect(
       (await face.call("listEndpoints", { state: "open" })).items.map(({ url }: { url: string }) => url),

@@ -6,7 +6,7 @@ export interface Endpoint {
   readonly url: string;
   /** Sets the answer; `index` counts the requests to this endpoint. Without it: 200. */
   respond(reply: Responder | Reply): void;
-  /** The first request here that no earlier call has returned, now or within ten seconds. */
+  /** The first request here that no earlier call has returned, now or within twenty seconds. */
   next(): Promise<ReceivedRequest>;
   count(): number;
 }
@@ -28,7 +28,7 @@ export async function openEndpoints(): Promise<Endpoints> {
       return {
         url: `${receiver.url}${path}`,
         respond: (reply) => void responders.set(path, typeof reply === "function" ? reply : () => reply),
-        next: () => receiver.next((request) => request.path === path, 10_000),
+        next: () => receiver.next((request) => request.path === path),
         count: () => received(path),
       };
     },

@@ -18,7 +18,7 @@ export interface Outcome {
 }
 
 /** Longest wait of a client for an answer: whatever comes in, the server is never silent. */
-const DEADLINE_MS = 10_000;
+const DEADLINE_MS = 20_000;
 
 /** The outcome of a REST answer. */
 export function restOutcome({ status, body, text }: Pick<RestAnswer, "status" | "body" | "text">): Outcome {

@@ -22,7 +22,7 @@ describe.skipIf(process.platform !== "linux")("the embedded PostgreSQL, when Car
     const running = (await processesOf(dataDir)).filter((pid) => pid !== child.pid);
     expect(running.length).toBeGreaterThan(1);
     await killHard(child);
-    await expect.poll(() => processesOf(dataDir), { timeout: 5_000 }).toEqual([]);
+    await expect.poll(() => processesOf(dataDir)).toEqual([]);
   });
 
   test("can be started again at once, with every acknowledged row", async () => {
@@ -62,7 +62,7 @@ describe.skipIf(process.platform !== "linux")("the embedded PostgreSQL, when Car
           const scratch = (await entriesOf(dataDir)).find((name) => name.startsWith("pg-init-"));
           return scratch === undefined ? [] : entriesOf(join(dataDir, scratch, "cluster"));
         },
-        { interval: 5, timeout: 10_000 },
+        { interval: 5 },
       )
       .toContain("PG_VERSION");
     await killHard(child);
@@ -145,7 +145,7 @@ describe.skipIf(process.platform !== "linux")("a data directory in use", () => {
     }
     await using server = await startEmbeddedPostgres({ dataDir });
     const { mtimeMs } = await stat(lockFile);
-    await expect.poll(async () => (await stat(lockFile)).mtimeMs, { timeout: 5_000 }).not.toBe(mtimeMs);
+    await expect.poll(async () => (await stat(lockFile)).mtimeMs).not.toBe(mtimeMs);
     expect(await query(server.url, "select 1 as one")).toEqual([{ one: 1 }]);
   });
 });

@@ -48,13 +48,13 @@ export interface Receiver extends AsyncDisposable {
   readonly count: number;
   /** How many connections have been opened so far. */
   readonly connections: number;
-  /** Resolves when no connection is open; rejects after `deadlineMs` (default 5,000). */
+  /** Resolves when no connection is open; rejects after `deadlineMs` (default 20,000). */
   drained(deadlineMs?: number): Promise<void>;
   /** Sets the answer for requests from now on. */
   respond(reply: Responder | Reply): void;
   /**
    * The first request that matches and that no earlier call has returned, now or when it arrives.
-   * Rejects after `deadlineMs` (default 5,000).
+   * Rejects after `deadlineMs` (default 20,000).
    */
   next(predicate?: (request: ReceivedRequest) => boolean, deadlineMs?: number): Promise<ReceivedRequest>;
 }
@@ -127,13 +127,13 @@ export async function startReceiver(
     get connections() {
       return connections;
     },
-    async drained(deadlineMs = 5_000) {
+    async drained(deadlineMs = 20_000) {
       if (sockets.size > 0) await once(server, "drained", { signal: AbortSignal.timeout(deadlineMs) });
     },
     respond(reply) {
       responder = typeof reply === "function" ? reply : () => reply;
     },
-    next(predicate = () => true, deadlineMs = 5_000) {
+    next(predicate = () => true, deadlineMs = 20_000) {
       const { promise, resolve, reject } = Promise.withResolvers<ReceivedRequest>();
       const check = (): void => {
         const found = requests.find((request) => !returned.has(request) && predicate(request));
