@@ -1,7 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
-import { type Dispatcher, errors, type Pool } from "undici";
+import { type Client, type Dispatcher, errors } from "undici";
 import { AttemptFailure } from "./failure.ts";
-import { timed } from "./pool.ts";
 import { msSince, type Timings } from "./timings.ts";
 
 /** How much of a response body is read before the connection is dropped. */
@@ -21,15 +20,22 @@ export interface Answer {
   readonly bodyComplete: boolean;
 }
 
+/** The connection ended before the first byte of an answer: whether the receiver has seen the request, nobody knows. */
+export class Unanswered extends AttemptFailure {
+  constructor(cause: unknown) {
+    super("reset", "the connection was closed before an answer", { cause });
+  }
+}
+
 /**
- * Sends one POST on a connection of the pool and reads the answer.
+ * Sends one POST on a connection and reads the answer.
  * Once the status line and headers are in, the answer is an answer, whatever becomes of the body: the receiver has
  * decided, and to send again because the rest was slow would deliver twice.
  * Throws AttemptFailure. When the signal aborts before the headers are in, rethrows its reason; nothing is written
- * afterwards. Notes in `timings` how long the connection, where one is opened, and the answer took.
+ * afterwards. Notes in `timings` how long the answer took.
  */
 export function exchange(
-  pool: Pool,
+  client: Client,
   request: { readonly path: string; readonly headers: Record<string, string>; readonly body: Uint8Array },
   signal: AbortSignal,
   timings: Timings,
@@ -38,6 +44,7 @@ export function exchange(
     let controller: Dispatcher.DispatchController | undefined;
     let head: { readonly status: number; readonly headers: IncomingHttpHeaders } | undefined;
     const chunks: Buffer[] = [];
+    let answering = false;
     let bytesRead = 0;
     let interim = 0;
     let startedMs = 0;
@@ -45,7 +52,7 @@ export function exchange(
     const stop = (error: unknown): void => {
       signal.removeEventListener("abort", onAbort);
       if (head === undefined) {
-        reject(error instanceof AttemptFailure || signal.aborted ? error : asFailure(error));
+        reject(error instanceof AttemptFailure || signal.aborted ? error : asFailure(error, answering));
       } else {
         finish(false);
       }
@@ -70,6 +77,9 @@ export function exchange(
         // The connection took longer than the caller waits: not one byte goes out.
         if (signal.aborted) started.abort(new Error("given up"));
       },
+      onResponseStarted() {
+        answering = true;
+      },
       onResponseStart(_, status, headers) {
         if (status >= 200) {
           head = { status, headers };
@@ -88,11 +98,11 @@ export function exchange(
       onResponseEnd: () => finish(true),
       onResponseError: (_, error) => stop(error),
     };
-    timed(timings, () => pool.dispatch({ ...request, method: "POST" }, handler));
+    client.dispatch({ ...request, method: "POST" }, handler);
   });
 }
 
-function asFailure(cause: unknown): AttemptFailure {
+function asFailure(cause: unknown, answering: boolean): AttemptFailure {
   if (cause instanceof errors.HeadersOverflowError) {
     return new AttemptFailure("response_invalid", "the response headers are longer than 16 KiB", { cause });
   }
@@ -104,5 +114,6 @@ function asFailure(cause: unknown): AttemptFailure {
   ) {
     return new AttemptFailure("response_invalid", "the response is not valid HTTP/1.1", { cause });
   }
-  return new AttemptFailure("reset", "the connection was closed before an answer", { cause });
+  if (!answering) return new Unanswered(cause);
+  return new AttemptFailure("reset", "the connection was closed before the answer's headers had ended", { cause });
 }

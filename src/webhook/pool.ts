@@ -1,5 +1,4 @@
-import { AsyncLocalStorage } from "node:async_hooks";
-import { Pool } from "undici";
+import { Client } from "undici";
 import { type Address, formatAddress, parseAddress } from "./address.ts";
 import type { Connect } from "./connect.ts";
 import type { Target } from "./target.ts";
@@ -11,79 +10,86 @@ const IDLE_MS = 10_000;
 const DEFAULT_IDLE_MS = 4_000;
 /** The most response header bytes; 16 KiB is the default of Node's own parser. */
 const MAX_HEADER_BYTES = 16_384;
-/** How many idle pools may wait for their next request. */
-const MAX_IDLE_POOLS = 1_000;
+/** How many connections may wait for their next request. */
+const MAX_IDLE = 1_000;
 
-/** Of the attempt that is dispatching: undici opens a connection in the context of the request that needs it. */
-const dispatching = new AsyncLocalStorage<Timings>();
-
-/** Has whatever connection `dispatch` needs note in `timings` how long it took to open. */
-export function timed(timings: Timings, dispatch: () => void): void {
-  dispatching.run(timings, dispatch);
+/** What a connection is wanted for: one request. */
+export interface Wanted {
+  readonly projectId: string;
+  readonly target: Target;
+  readonly address: Address;
+  /** Whether one will do that was opened for an earlier request. */
+  readonly reuse: boolean;
+  /** Gives up opening one. */
+  readonly signal: AbortSignal;
+  /** Where to note how long it took to open, if one is opened. */
+  readonly timings: Timings;
 }
 
-interface Slot {
-  readonly pool: Pool;
-  users: number;
-  idle: NodeJS.Timeout | undefined;
+/** A connection on loan for one request; `using` gives it back. */
+export interface Connection extends Disposable {
+  readonly client: Client;
+  /** Whether it was opened for this request. */
+  readonly fresh: boolean;
+}
+
+/** One connection and its reconnects, each for whoever wants it at the time. */
+interface Line {
+  readonly key: string;
+  readonly client: Client;
+  wanted: Wanted;
+  fresh: boolean;
 }
 
 /**
- * Open connections, one undici pool for each project, origin and address. No project can tell by a connection that is open
+ * Connections to receivers, kept for a while by project, origin and address. No project can tell by a connection that is open
  * already that another one sends to the same place. Requests to a name that has moved find no connection
- * to the old address. How many connections a pool holds is bounded by how many requests its callers have in flight.
+ * to the old address. How many are on loan is bounded by how many requests the callers have in flight.
  */
-export class ConnectionPools implements AsyncDisposable {
-  readonly #slots = new Map<string, Slot>();
-  readonly #closing = new AbortController();
+export class ConnectionPool implements AsyncDisposable {
+  /** Those that wait, by key; the key that was used last is the last one. */
+  readonly #idle = new Map<string, Line[]>();
   readonly #connect: Connect;
+  #idleCount = 0;
+  #closed = false;
 
   constructor(connect: Connect) {
     this.#connect = connect;
   }
 
-  /** Lends the pool that a project has for an address; `using` gives it back. */
-  borrow(projectId: string, target: Target, address: Address): Disposable & { readonly pool: Pool } {
-    const key = `${projectId} ${target.origin} ${formatAddress(address)}`;
-    const slot = this.#slots.get(key) ?? { pool: this.#open(target, address), users: 0, idle: undefined };
-    this.#slots.set(key, slot);
-    clearTimeout(slot.idle);
-    slot.idle = undefined;
-    slot.users += 1;
+  /** Lends a connection; it is opened when a request is dispatched to it, unless it is open already. */
+  borrow(wanted: Wanted): Connection {
+    const key = `${wanted.projectId} ${wanted.target.origin} ${formatAddress(wanted.address)}`;
+    const kept = wanted.reuse ? this.#idle.get(key)?.at(-1) : undefined;
+    if (kept !== undefined) this.#forget(kept);
+    const line = kept ?? this.#open(key, wanted);
+    line.wanted = wanted;
+    line.fresh = kept === undefined;
     return {
-      pool: slot.pool,
-      [Symbol.dispose]: () => {
-        slot.users -= 1;
-        if (slot.users > 0 || this.#slots.get(key) !== slot) return;
-        // To the end of the map, so that its order is how long pools have waited.
-        this.#slots.delete(key);
-        this.#slots.set(key, slot);
-        slot.idle = setTimeout(() => this.#drop(key, slot), IDLE_MS).unref();
-        this.#dropSurplus();
+      client: line.client,
+      get fresh() {
+        return line.fresh;
       },
+      [Symbol.dispose]: () => this.#giveBack(line),
     };
   }
 
-  /** Ends every connection, those with a request on them too. */
+  /** Closes those that wait; one on loan is closed when it is given back. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing.abort();
-    const slots = [...this.#slots.values()];
-    this.#slots.clear();
-    for (const slot of slots) clearTimeout(slot.idle);
-    await Promise.all(slots.map((slot) => slot.pool.destroy()));
+    this.#closed = true;
+    const lines = [...this.#idle.values()].flat();
+    this.#idle.clear();
+    await Promise.all(lines.map((line) => line.client.destroy()));
   }
 
-  #open(target: Target, address: Address): Pool {
-    const endpoint = {
-      address,
-      port: target.port,
-      tls: target.tls,
-      servername: parseAddress(target.host) === undefined ? target.host : undefined,
-    };
-    return new Pool(target.origin, {
-      // The origin's name goes into the Host header; what is dialled is the endpoint.
+  #open(key: string, wanted: Wanted): Line {
+    const client = new Client(wanted.target.origin, {
+      // The origin's name goes into the Host header; what is dialled is the address.
       connect: (_options, callback) => {
-        this.#connect(endpoint, this.#closing.signal, dispatching.getStore() ?? {}).then(
+        const { address, target, signal, timings } = line.wanted;
+        line.fresh = true;
+        const servername = parseAddress(target.host) === undefined ? target.host : undefined;
+        this.#connect({ address, port: target.port, tls: target.tls, servername }, signal, timings).then(
           (socket) => callback(null, socket),
           (error: unknown) => callback(error instanceof Error ? error : new Error("connect failed"), null),
         );
@@ -98,21 +104,35 @@ export class ConnectionPools implements AsyncDisposable {
       headersTimeout: 0,
       bodyTimeout: 0,
     });
+    const line: Line = { key, client, wanted, fresh: false };
+    client.on("disconnect", () => this.#forget(line));
+    return line;
   }
 
-  #drop(key: string, slot: Slot): void {
-    clearTimeout(slot.idle);
-    if (this.#slots.get(key) === slot) this.#slots.delete(key);
-    void slot.pool.destroy();
-  }
-
-  /** Closes the pools that have waited longest when too many wait. */
-  #dropSurplus(): void {
-    if (this.#slots.size <= MAX_IDLE_POOLS) return;
-    for (const [key, slot] of this.#slots) {
-      if (slot.users > 0) continue;
-      this.#drop(key, slot);
-      if (this.#slots.size <= MAX_IDLE_POOLS) return;
+  #giveBack(line: Line): void {
+    const { connected, size } = line.client.stats;
+    if (this.#closed || !connected || size > 0) {
+      void line.client.destroy();
+      return;
     }
+    const waiting = this.#idle.get(line.key) ?? [];
+    waiting.push(line);
+    this.#idle.delete(line.key);
+    this.#idle.set(line.key, waiting);
+    if (++this.#idleCount <= MAX_IDLE) return;
+    const surplus = this.#idle.values().next().value?.[0];
+    if (surplus === undefined) return;
+    this.#forget(surplus);
+    void surplus.client.destroy();
+  }
+
+  /** Takes the line out of those that wait, if it is one of them. */
+  #forget(line: Line): void {
+    const waiting = this.#idle.get(line.key);
+    const index = waiting?.lastIndexOf(line) ?? -1;
+    if (waiting === undefined || index < 0) return;
+    waiting.splice(index, 1);
+    if (waiting.length === 0) this.#idle.delete(line.key);
+    this.#idleCount -= 1;
   }
 }

@@ -8,12 +8,12 @@ import {
   type SigningAlgorithm,
 } from "../domain/signing-key.ts";
 import { Refusal } from "../errors.ts";
-import { parseAddress } from "./address.ts";
+import { type Address, parseAddress } from "./address.ts";
 import { type Connect, createConnector } from "./connect.ts";
-import { type Answer, exchange } from "./exchange.ts";
+import { type Answer, exchange, Unanswered } from "./exchange.ts";
 import { type AttemptError, AttemptFailure } from "./failure.ts";
 import { checkHeaders, isHeaderValue } from "./headers.ts";
-import { ConnectionPools } from "./pool.ts";
+import { ConnectionPool } from "./pool.ts";
 import { firstValue, receiverControl } from "./receiver-control.ts";
 import { createLookup, type Lookup, resolveTarget } from "./resolve.ts";
 import { MAX_VALUE, shownRequestHeaders, shownResponseHeaders } from "./shown-headers.ts";
@@ -100,7 +100,9 @@ export type AttemptOutcome =
 /** The one way out of this server. */
 export interface Egress extends AsyncDisposable {
   /**
-   * Makes one attempt. Never throws for anything that the network or the receiver does.
+   * Makes one attempt. A request that ends on a kept connection before the first byte of an answer is sent once more, on a
+   * new connection to the same address, within the same deadline. Never throws for anything that the network or the
+   * receiver does.
    * Throws for faults of the caller: Refusal when `headers` break `checkHeaders`, whatever
    * `open` throws, RangeError when `sign` refuses the id or a secret, when `contentType` cannot be a header, or when `timeoutMs` is not in 1 to 2^31 - 1.
    */
@@ -132,7 +134,7 @@ export function createEgress({
   ownTime = false,
   userAgent = "Carillon",
 }: EgressOptions): Egress {
-  const pools = new ConnectionPools(connect);
+  const pool = new ConnectionPool(connect);
   const closing = new AbortController();
 
   async function post(request: OutboundPost): Promise<AttemptOutcome> {
@@ -179,10 +181,24 @@ export function createEgress({
     const resolvingMs = performance.now();
     const addresses = (await resolveTarget(target, policy, lookup, signal)).slice(0, MAX_ADDRESSES_TRIED);
     if (parseAddress(target.host) === undefined) timings.dnsMs = msSince(resolvingMs);
-    for (const [index, address] of addresses.entries()) {
-      using lease = pools.borrow(projectId, target, address);
+    const request = { path: target.path, headers, body };
+    let reuse = true;
+
+    async function sendTo(address: Address): Promise<Answer> {
+      using connection = pool.borrow({ projectId, target, address, reuse, signal, timings });
       try {
-        return await exchange(lease.pool, { path: target.path, headers, body }, signal, timings);
+        return await exchange(connection.client, request, signal, timings);
+      } catch (error) {
+        if (!(error instanceof Unanswered) || connection.fresh) throw error;
+      }
+      // Most likely the receiver was closing the kept connection just then, and never saw the request.
+      reuse = false;
+      return sendTo(address);
+    }
+
+    for (const [index, address] of addresses.entries()) {
+      try {
+        return await sendTo(address);
       } catch (error) {
         const refused = error instanceof AttemptFailure && error.error === "connect_failed";
         if (!refused || index === addresses.length - 1) throw error;
@@ -195,7 +211,7 @@ export function createEgress({
     post,
     async [Symbol.asyncDispose]() {
       closing.abort();
-      await pools[Symbol.asyncDispose]();
+      await pool[Symbol.asyncDispose]();
     },
   };
 }

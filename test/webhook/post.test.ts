@@ -1,8 +1,9 @@
 import { once } from "node:events";
-import { createServer, type Server } from "node:net";
+import { createServer, type Server, type Socket } from "node:net";
 import { gzipSync } from "node:zlib";
 import { Webhook } from "standardwebhooks";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { formatAddress } from "../../src/webhook/address.ts";
 import { createConnector } from "../../src/webhook/connect.ts";
 import { type AttemptOutcome, createEgress, type Egress, type EgressOptions } from "../../src/webhook/post.ts";
 import { newSecret } from "../../src/webhook/sign.ts";
@@ -265,7 +266,9 @@ describe("an answer", () => {
 
   test("comes after a few interim responses, but not after a flood of them", async () => {
     const interim = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
-    const [egress, receiver] = await pair({ raw: `${interim.repeat(3)}HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n` });
+    const [egress, receiver] = await pair({
+      raw: `${interim.repeat(3)}HTTP/1.1 202 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`,
+    });
     expect(await post(egress, receiver.url)).toMatchObject({ kind: "delivered", status: 202 });
     receiver.respond({ raw: `${interim.repeat(50)}HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n` });
     expect(await post(egress, receiver.url)).toMatchObject({ kind: "failed", error: "response_invalid" });
@@ -358,9 +361,8 @@ describe("an attempt fails", () => {
       {
         connect: async (endpoint, signal, timings) => {
           await gate;
-          const socket = await connect(endpoint, signal, timings);
           setImmediate(onConnected);
-          return socket;
+          return connect(endpoint, signal, timings);
         },
       },
     );
@@ -397,8 +399,32 @@ describe("connections", () => {
     const [egress, receiver] = await pair();
     for (let n = 0; n < 20; n++) await post(egress, receiver.url);
     expect(receiver.count).toBe(20);
-    // A request right behind an answer finds its connection still being checked and opens another.
-    expect(receiver.connections).toBeLessThanOrEqual(2);
+    expect(receiver.connections).toBe(1);
+  });
+
+  test("are never opened by a request that was given up", async () => {
+    const connect = createConnector();
+    const { promise: dialled, resolve: onDial } = Promise.withResolvers<AbortSignal>();
+    const { promise: gate, resolve: open } = Promise.withResolvers<void>();
+    const [egress, receiver] = await pair(
+      {},
+      {
+        connect: async (endpoint, signal, timings) => {
+          onDial(signal);
+          await gate;
+          return connect(endpoint, signal, timings);
+        },
+      },
+    );
+    const caller = new AbortController();
+    const outcome = post(egress, receiver.url, { signal: caller.signal });
+    const dialling = await dialled;
+    caller.abort();
+    open();
+    expect(await outcome).toMatchObject({ error: "cancelled" });
+    expect(dialling.aborted).toBe(true);
+    await post(egress, receiver.url);
+    expect(receiver.connections).toBe(1);
   });
 
   test("carry one request at a time", async () => {
@@ -490,6 +516,143 @@ describe("connections", () => {
   });
 });
 
+describe("a request on a kept connection", () => {
+  /** What a receiver does with a request on a connection on which it has answered one. */
+  type Ending = (socket: Socket) => void;
+
+  /** A receiver that answers the first request of each connection, and ends the next one in the given way. */
+  async function closing(ending: Ending, { endsNew = false } = {}) {
+    const requests: string[] = [];
+    let connections = 0;
+    const server = createServer((socket) => {
+      const number = ++connections;
+      let answered = 0;
+      socket
+        .on("error", () => {})
+        .on("data", (bytes) => {
+          requests.push(`${number} ${/webhook-id: (\S+)/.exec(bytes.toString())?.[1]}`);
+          if (answered++ > 0 || (endsNew && number > 1)) ending(socket);
+          else socket.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        });
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const [egress] = await pair();
+    onTestFinished(async () => {
+      await egress[Symbol.asyncDispose]();
+      server.close();
+    });
+    const address = server.address();
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}/`;
+    expect(await post(egress, url, { id: "kept" })).toMatchObject({ kind: "delivered" });
+    return { egress, url, requests };
+  }
+
+  test.each<[string, Ending]>([
+    ["closes", (socket) => socket.end()],
+    ["resets", (socket) => socket.resetAndDestroy()],
+  ])("that the receiver %s unanswered is sent once more, on a new one", async (_, ending) => {
+    const { egress, url, requests } = await closing(ending);
+    const outcome = await post(egress, url, { id: "stale" });
+    expect(outcome).toMatchObject({ kind: "delivered" });
+    expect(outcome.timings).toHaveProperty("connectMs");
+    expect(requests).toEqual(["1 kept", "1 stale", "2 stale"]);
+  });
+
+  test("is sent no third time", async () => {
+    const { egress, url, requests } = await closing((socket) => socket.end(), { endsNew: true });
+    expect(await post(egress, url, { id: "stale" })).toMatchObject({ kind: "failed", error: "reset" });
+    expect(requests).toEqual(["1 kept", "1 stale", "2 stale"]);
+  });
+
+  test.each([
+    ["a first byte", "H", "reset"],
+    ["an interim response", "HTTP/1.1 103 Early Hints\r\n\r\n", "reset"],
+    ["garbage", "SSH-2.0\r\n", "response_invalid"],
+  ])("is not sent again after %s of an answer", async (_, bytes, error) => {
+    const { egress, url, requests } = await closing((socket) => socket.end(bytes));
+    expect(await post(egress, url, { id: "begun" })).toMatchObject({ kind: "failed", error });
+    expect(requests).toEqual(["1 kept", "1 begun"]);
+  });
+
+  test("is not sent again when its time is up or its caller gives up", async () => {
+    const late = await closing(() => {});
+    expect(await post(late.egress, late.url, { id: "late", timeoutMs: 50 })).toMatchObject({ error: "timeout" });
+    expect(late.requests).toEqual(["1 kept", "1 late"]);
+
+    const caller = new AbortController();
+    const given = await closing((socket) => {
+      caller.abort();
+      socket.end();
+    });
+    const outcome = await post(given.egress, given.url, { id: "given-up", signal: caller.signal });
+    expect(outcome).toMatchObject({ error: "cancelled" });
+    expect(given.requests).toEqual(["1 kept", "1 given-up"]);
+  });
+
+  test("ends at its deadline on the new one too", async () => {
+    let ended = 0;
+    const { egress, url, requests } = await closing((socket) => void (ended++ === 0 && socket.end()), {
+      endsNew: true,
+    });
+    expect(await post(egress, url, { id: "stale", timeoutMs: 300 })).toMatchObject({ error: "timeout" });
+    expect(requests).toEqual(["1 kept", "1 stale", "2 stale"]);
+  });
+
+  test("is sent once more to the very address that was judged, whatever the name means by then", async () => {
+    await using receiver = await startReceiver();
+    receiver.respond((_, index) => (index === 1 ? { reset: "before_headers" } : {}));
+    const connect = createConnector();
+    const dialled: string[] = [];
+    const answers = [["127.0.0.1"], ["127.0.0.1"], ["169.254.169.254"]];
+    await using egress = createEgress({
+      open: openSealed,
+      policy: { allowHttp: false, allowLoopback: false, allow: parseAllowList("127.0.0.1") },
+      lookup: async () => answers.shift() ?? [],
+      connect: (endpoint, signal, timings) => {
+        dialled.push(formatAddress(endpoint.address));
+        return connect(endpoint, signal, timings);
+      },
+    });
+    const url = `http://hook.example.com:${receiver.port}/`;
+    for (let n = 0; n < 2; n++) expect(await post(egress, url)).toMatchObject({ kind: "delivered" });
+    expect(receiver.count).toBe(3);
+    expect(await post(egress, url)).toMatchObject({ error: "blocked_address" });
+    expect(dialled).toEqual(["127.0.0.1", "127.0.0.1"]);
+  });
+
+  test("is not sent twice by a new connection that the guard refuses", async () => {
+    await using receiver = await startReceiver();
+    receiver.respond((_, index) => (index === 1 ? { reset: "before_headers" } : {}));
+    const connectors = [createConnector(), createConnector({ ownPorts: [receiver.port] })];
+    await using egress = createEgress({
+      open: openSealed,
+      policy: DEVELOPMENT,
+      connect: (...dial) => (connectors.shift() ?? expect.fail())(...dial),
+    });
+    expect(await post(egress, receiver.url)).toMatchObject({ kind: "delivered" });
+    expect(await post(egress, receiver.url)).toMatchObject({ error: "blocked_address" });
+    expect(receiver.count).toBe(2);
+  });
+
+  test("that closes behind each answer is counted as opened for each", async () => {
+    const server = createServer((socket) => {
+      socket.on("error", () => {}).once("data", () => socket.end("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"));
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    onTestFinished(() => void server.close());
+    const [egress] = await pair();
+    const address = server.address();
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}/`;
+    for (let n = 0; n < 20; n++) {
+      const outcome = await post(egress, url);
+      expect(outcome.kind).toBe("delivered");
+      expect(outcome.timings).toHaveProperty("connectMs");
+    }
+  });
+});
+
 describe("what is known of an attempt", () => {
   test("is where its time went, with the connection only where one was opened", async () => {
     const name = "hook.example.com";
@@ -507,8 +670,6 @@ describe("what is known of an attempt", () => {
     for (const ms of [dnsMs, connectMs, tlsMs, firstByteMs]) expect(ms).toBeGreaterThanOrEqual(0);
     expect(dnsMs + connectMs + tlsMs + firstByteMs).toBeLessThan(first.durationMs + 2);
     expect(tlsMs).toBeGreaterThan(0);
-    // The connection is free again when undici has seen the end of the answer.
-    await new Promise(setImmediate);
     const second = await post(egress, url);
     expect(Object.keys(second.timings).toSorted()).toEqual(["dnsMs", "firstByteMs"]);
   });
