@@ -72,9 +72,10 @@ function newPusher(options: { concurrency?: number; maxBytes?: number } = {}): P
   });
 }
 
-/** Ticks until nothing is left to take, and waits for what was taken. */
+/** Ticks until nothing is left to take, and waits for what was taken and for what it says about its endpoints. */
 async function pushAll(pusher: Pusher): Promise<void> {
   while ((await pusher.tick(new AbortController().signal)) > 0) await pusher.stop(10_000);
+  await watch.flush();
   expect(faults).toEqual([]);
 }
 
@@ -148,8 +149,7 @@ describe("a push", () => {
     await t.advanceClock(60);
     await pushAll(newPusher());
     expect(receiver.count).toBe(1);
-    // The endpoint's pause begins when its health is written down, which may be a little later.
-    await t.advanceClock(90);
+    await t.advanceClock(61);
     await pushAll(newPusher());
     expect(receiver.count).toBe(2);
   });
@@ -164,7 +164,7 @@ describe("a push", () => {
     await t.advanceClock(60);
     await pushAll(newPusher());
     expect(receiver.requests).toHaveLength(1);
-    await t.advanceClock(90);
+    await t.advanceClock(61);
     await pushAll(newPusher());
     expect(receiver.requests).toHaveLength(2);
   });
