@@ -38,13 +38,13 @@ describe.each(queueFaces(() => carillon))("over $name", (face: QueueFace) => {
   describe("dead letters", () => {
     test("are listed, counted, redriven and purged by reason, time, group, error and header", async () => {
       const queue = unique("q");
-      await face.call("createQueue", { queue, max_retries: 0, visibility_timeout_default: 1 });
+      await face.call("createQueue", { queue, max_retries: 0 });
       const plain = await kill(queue);
       await carillon.database.advanceClock(60);
       const grouped = await kill(queue, { group_id: "g", headers: { "x-tenant": "Acme" } }, "HTTP 500");
       await carillon.database.advanceClock(60);
       const { message_id: expired } = await face.call("publish", { queue, payload: {} });
-      await face.call("consume", { queue });
+      await face.call("consume", { queue, visibility_timeout: 1 });
       await carillon.database.advanceClock(2);
       await lapse(
         () => list(queue),
