@@ -126,7 +126,7 @@ export default {
     ),
     only(
       "main",
-      "^src/main\\.ts$",
+      "^src/(main|ready-database|development-project)\\.ts$",
       ["^src/(http|worker|rest|rpc|unary|webhook|vault|store|db|domain)/", LEAVES],
       "The composition root puts the layers together; commands call it.",
     ),

@@ -1,17 +1,12 @@
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import { type ConnectRouterOptions, createConnectRouter, createContextValues } from "@connectrpc/connect";
 import { type Config, dataHome } from "./config.ts";
-import { connect, isConnectionFault } from "./db/connect.ts";
-import { migrate } from "./db/migrate.ts";
-import type { Db } from "./db/schema.ts";
-import { durabilityOf, ping, readServerState } from "./db/server-state.ts";
+import { connect } from "./db/connect.ts";
+import { ping } from "./db/server-state.ts";
 import { keptFile, openStorage } from "./db/storage.ts";
-import { makeClockReal, makeClockVirtual } from "./db/virtual-clock.ts";
 import { Wakeups } from "./db/wakeups.ts";
-import { hashApiKey, newApiKey } from "./domain/api-key.ts";
-import { keyPlace } from "./domain/signing-key.ts";
+import { developmentProject } from "./development-project.ts";
 import { Refusal } from "./errors.ts";
 import { createApp } from "./http/app.ts";
 import { healthRoutes } from "./http/health.ts";
@@ -19,6 +14,7 @@ import { type NodeHandler, type OnePortServer, startOnePort } from "./http/one-p
 import { createReadinessCheck } from "./http/readiness.ts";
 import { reflectionRoutes } from "./http/reflection.ts";
 import type { Logger } from "./log.ts";
+import { logDurability, migrateWhenReady, sealStoredSecrets, settleClock } from "./ready-database.ts";
 import type { RestResponse } from "./rest/headers.ts";
 import { createRestHandler } from "./rest/transcode.ts";
 import { callOptions, principalOf, requestLimit } from "./rpc/call-options.ts";
@@ -27,31 +23,21 @@ import { faceKey } from "./rpc/interceptors/access-log.ts";
 import { toConnectError } from "./rpc/refusal.ts";
 import { REFLECTED_SERVICES, routes, SERVICES } from "./rpc/routes.ts";
 import { findKeyOwner } from "./store/api-keys.ts";
-import { ensureProject, getProject } from "./store/projects.ts";
+import { getProject } from "./store/projects.ts";
 import { setPublishLimits } from "./store/publish-limits.ts";
 import { QueueTally } from "./store/queue-tally.ts";
-import { missingVaultKeys, sealPlainKeys } from "./store/sealed-values.ts";
 import { unaryMethods } from "./unary/registry.ts";
 import { openVault, VAULT_FILE } from "./vault/keys.ts";
-import type { Vault } from "./vault/vault.ts";
 import { createEgress } from "./webhook/post.ts";
-import { newSecret } from "./webhook/sign.ts";
 import { parseAllowList, parseNat64Prefixes, type TargetPolicy } from "./webhook/target.ts";
 import { startWorkers } from "./worker/start.ts";
 
-/** The project that the key of development mode opens. */
-export const DEVELOPMENT_PROJECT = "default";
-
 /** Where REST paths may begin short: `/cron/list` is `/v1/scheduling/cron/list`. */
 const BASE_PATH = "/v1/scheduling";
-/** How long a database that is still starting is waited for, in milliseconds. */
-const DATABASE_WAIT_MS = 60_000;
 /** How long the workers, the pool and the LISTEN connection may each take to close, in milliseconds. */
 const CLOSE_MS = 5_000;
 /** What is left of the grace when work in hand is cut off, so that its outcome can be recorded, in milliseconds. */
 const RECORD_MS = 3_000;
-/** In the data directory: the key of development mode, so that it is the same after a restart. 0600. */
-const KEY_FILE = "carillon.key";
 
 /** A running Carillon. Disposing it stops it at once, `drain` with grace. */
 export interface Carillon extends AsyncDisposable {
@@ -270,26 +256,6 @@ function toNodeHandler(rest: ReturnType<typeof createRestHandler>): NodeHandler 
   return (request, response) => rest(request, response as RestResponse);
 }
 
-/**
- * The project of development mode and its key: the configured one, or one that is made once and kept with the data. It
- * is never stored as a key, so that a database that later serves production does not accept it.
- */
-async function developmentProject(db: Db, vault: Vault, config: Config, dataDir: string | undefined) {
-  const { project_id: projectId } = await ensureProject(db, DEVELOPMENT_PROJECT, (project) =>
-    vault.seal(newSecret(), keyPlace(project, "v1")),
-  );
-  const key = config.apiKey?.reveal() ?? (dataDir === undefined ? newApiKey() : await keptKey(join(dataDir, KEY_FILE)));
-  return { projectId, key, keyHash: hashApiKey(key) };
-}
-
-async function keptKey(file: string): Promise<string> {
-  const kept = (await readFile(file, "utf8").catch(() => "")).trim();
-  if (kept !== "") return kept;
-  const key = newApiKey();
-  await writeFile(file, `${key}\n`, { mode: 0o600 });
-  return key;
-}
-
 async function readTlsFiles({ tlsCertFile, tlsKeyFile }: Config): Promise<{ cert: Buffer; key: Buffer } | undefined> {
   if (tlsCertFile === undefined || tlsKeyFile === undefined) return undefined;
   const [cert, key] = await Promise.all([
@@ -303,55 +269,6 @@ async function readNamedFile(setting: string, path: string): Promise<Buffer> {
   return readFile(path).catch((error: Error) => {
     throw new Error(`${setting}: ${error.message}`, { cause: error });
   });
-}
-
-/** Migrates as soon as the database takes connections. */
-async function migrateWhenReady(db: Db, log: Logger): Promise<void> {
-  const deadlineAt = performance.now() + DATABASE_WAIT_MS;
-  for (let told = false; ; told = true) {
-    try {
-      const applied = await migrate(db);
-      if (applied.length > 0) log.info({ applied }, "the schema was brought up to date");
-      return;
-    } catch (error) {
-      if (!isConnectionFault(error)) throw error;
-      if (performance.now() > deadlineAt) {
-        throw new Error(`the database cannot be reached: ${(error as Error).message}`, { cause: error });
-      }
-      if (!told) log.warn({ err: error }, "the database cannot be reached yet; trying for a minute");
-      await delay(500);
-    }
-  }
-}
-
-/** Makes the database's clock what the settings say. Returns where it stands, if it is virtual. @throws Error in one line */
-async function settleClock(db: Db, config: Config, log: Logger): Promise<Date | undefined> {
-  if (config.virtualClock) return makeClockVirtual(db);
-  const stoodAt = await makeClockReal(db);
-  if (stoodAt !== undefined) {
-    const about = "the database's clock was virtual and tells the real time again; what it held may lie in the future";
-    log.warn({ clock_was_at: stoodAt }, about);
-  }
-  return undefined;
-}
-
-/** Seals what older versions stored as text. @throws Error when something is sealed by a key that is not in the vault. */
-async function sealStoredSecrets(db: Db, vault: Vault, log: Logger): Promise<void> {
-  const sealed = await sealPlainKeys(db, (text, place) => vault.seal(text, place));
-  if (sealed > 0) log.info({ sealed }, "secrets that were stored as text are sealed now");
-  const missing = await missingVaultKeys(db, vault.seals);
-  if (missing.length === 0) return;
-  throw new Error(
-    `secrets in the database are sealed by the key ${missing.join(", ")}, which CARILLON_SECRETS_KEY does not hold`,
-  );
-}
-
-async function logDurability(db: Db, log: Logger): Promise<void> {
-  const state = await readServerState(db);
-  const durability = durabilityOf(state);
-  const about = { postgres: state.version, durability };
-  if (durability === "power-safe") log.info(about, "the database keeps what it acknowledged, power loss included");
-  else log.warn(about, "the database may lose what it acknowledged: carillon doctor says more");
 }
 
 /** PostgreSQL's own lines: quiet unless they tell of trouble. */

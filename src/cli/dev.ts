@@ -1,6 +1,7 @@
 import { styleText } from "node:util";
 import type { Config } from "../config.ts";
-import { type Carillon, DEVELOPMENT_PROJECT } from "../main.ts";
+import { DEVELOPMENT_PROJECT } from "../development-project.ts";
+import type { Carillon } from "../main.ts";
 import { loadCheckedConfig, type ServeOptions, serverLogger, settingsOf } from "./load-config.ts";
 import { baseUrl, runServer } from "./run-server.ts";
 
