@@ -2,7 +2,7 @@ import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { sql } from "kysely";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ClockService } from "../../gen/scheduling/v1/clock_service_pb.js";
 import { CronService } from "../../gen/scheduling/v1/cron_service_pb.js";
 import { verify } from "../../src/webhook/sign.ts";
@@ -288,13 +288,14 @@ describe("a database with a virtual clock", () => {
   test("is served by one process alone", async () => {
     await using carillon = await startTestCarillon(VIRTUAL);
     // The connection by which a process is known to serve is made beside its start.
-    await vi.waitFor(async () => {
+    const wakeUps = async () => {
       const { rows } = await sql`
         select from pg_stat_activity where datname = current_database() and application_name = 'carillon wake-ups'`.execute(
         carillon.database.db,
       );
-      expect(rows).toHaveLength(1);
-    });
+      return rows.length;
+    };
+    await expect.poll(wakeUps).toBe(1);
     for (const env of [VIRTUAL, {}]) {
       await expect(startTestCarillon(env, carillon.database)).rejects.toThrow("another Carillon serves this database");
     }

@@ -81,7 +81,8 @@ describe("S8: overlap", () => {
     await finished(cronId, 2);
   });
 
-  test("S8: with queue, runs wait for their turn; beyond 100 the oldest is recorded as skipped", async () => {
+  const waiting = "S8: with queue, runs wait for their turn; beyond 100 the oldest is recorded as skipped";
+  test(waiting, { timeout: 180_000 }, async () => {
     const { cronId, hook, release } = await hangingJob({ overlap_policy: "queue" });
     await trigger(cronId);
     await hook.next();
@@ -95,7 +96,7 @@ describe("S8: overlap", () => {
     await eventually(
       async () => hook.count(),
       (count) => count === 101,
-      20_000,
+      120_000,
     );
   });
 
