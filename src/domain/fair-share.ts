@@ -32,6 +32,8 @@ export interface Shares<C extends Candidate> {
   readonly blocked: readonly C[];
   /** Their endpoint has as many requests under way as it may. */
   readonly full: readonly C[];
+  /** What there was too little room for: the standings of the endpoints of all others. */
+  readonly scarce: ReadonlySet<Standing>;
 }
 
 interface Lane<C> {
@@ -88,11 +90,13 @@ export function share<C extends Candidate>(
     if (standing === "new") left.proven -= 1;
     if (standing === "proven") left.new = Math.min(left.new, left.proven);
   }
-  const full = [...projects.values()]
-    .flatMap(({ lanes }) => [...lanes.values()])
-    .filter(({ load, next }) => load.inFlight + next >= load.window)
-    .flatMap(({ waiting, next }) => waiting.slice(next));
-  return { chosen, blocked, full };
+  const full: C[] = [];
+  const scarce = new Set<Standing>();
+  for (const { waiting, load, next } of [...projects.values()].flatMap(({ lanes }) => [...lanes.values()])) {
+    if (load.inFlight + next >= load.window) full.push(...waiting.slice(next));
+    else if (next < waiting.length) scarce.add(load.standing);
+  }
+  return { chosen, blocked, full, scarce };
 }
 
 function leastLoaded<C>(lanes: Iterable<Lane<C>>, mayGo: (lane: Lane<C>) => boolean): Lane<C> | undefined {

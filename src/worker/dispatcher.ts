@@ -3,7 +3,7 @@ import { Batcher } from "../db/batcher.ts";
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
 import { endpointOf } from "../domain/endpoint.ts";
-import { type Room, share } from "../domain/fair-share.ts";
+import { type Room, type Standing, share } from "../domain/fair-share.ts";
 import { type RunTransition, settle } from "../domain/run.ts";
 import { releaseRoom } from "../store/endpoint-admission.ts";
 import type { AttemptRecord } from "../store/run-attempts.ts";
@@ -21,7 +21,7 @@ import { clearParked, parkRuns } from "../store/runs-parking.ts";
 import { attemptRecord } from "../webhook/attempt-record.ts";
 import type { AttemptOutcome, Egress } from "../webhook/post.ts";
 import { type EndpointWatch, flightEnd } from "./endpoint-watch.ts";
-import { type Flight, InFlight } from "./in-flight.ts";
+import { type Flight, type FlightEnd, InFlight } from "./in-flight.ts";
 import type { TickResult } from "./loop.ts";
 import { outboundPost, retryPolicyOf } from "./outbound-run.ts";
 
@@ -93,6 +93,8 @@ export function createDispatcher({
   });
   const cut = new AbortController();
   const closed = new AbortController();
+  /** What the newest look found too little room for. */
+  let scarce: ReadonlySet<Standing> = new Set();
   let stopping = false;
   let ticking: Promise<unknown> = Promise.resolve();
 
@@ -124,6 +126,7 @@ export function createDispatcher({
       (projectId) => flying.busyOf(projectId),
       room,
     );
+    scarce = shares.scarce;
     // Runs of a full endpoint are in the way only where others may be behind them, or where nothing else is to do.
     const crowding = more || shares.chosen.length === 0 ? shares.full : [];
     done += await setApart([...shares.blocked, ...crowding]);
@@ -146,11 +149,12 @@ export function createDispatcher({
     }
   }
 
-  /** The room that there is, once there is some, and more than a little unless that takes long. */
+  /** The room that there is, once there is some, and more than a little of what is scarce unless that takes long. */
   async function untilRoom(signal: AbortSignal): Promise<Room> {
     for (let gathering: number | undefined; ; ) {
       const room = flying.room();
-      if (room.proven >= concurrency / 4 || signal.aborted) return room;
+      const most = scarce.size === 0 ? room.proven : Math.max(...[...scarce].map((standing) => room[standing]));
+      if (most >= concurrency / 4 || signal.aborted) return room;
       const waited = performance.now() - (gathering ?? Number.POSITIVE_INFINITY);
       if (waited >= GATHER_MS) return room;
       if (room.proven > 0) gathering ??= performance.now();
@@ -177,9 +181,14 @@ export function createDispatcher({
     const flight = flying.start(run.projectId, endpointId, address);
     const attempt = make(run, flight).finally(() => {
       attempts.delete(attempt);
-      if (flight.end("neither", 0)) wakeups?.wakeHere("runs");
+      end(flight, "neither", 0);
     });
     attempts.add(attempt);
+  }
+
+  /** Frees the place of an attempt for what waits for it. */
+  function end(flight: Flight, how: FlightEnd, tookMs: number): void {
+    if (flight.end(how, tookMs) || scarce.size > 0) wakeups?.wakeHere("runs");
   }
 
   /** One attempt, from the dial to the record of its outcome. Never rejects. */
@@ -188,7 +197,7 @@ export function createDispatcher({
     try {
       const outcome = await post(run);
       // The place is free while the outcome is being recorded.
-      if (flight.end(flightEnd(outcome), outcome.durationMs)) wakeups?.wakeHere("runs");
+      end(flight, flightEnd(outcome), outcome.durationMs);
       const transition = settle(run.attempt, outcome, retryPolicyOf(run), random);
       const settled = await record(run, transition, attemptRecord(outcome), deadlineMs);
       if (settled === "due") wakeups?.wake("runs");

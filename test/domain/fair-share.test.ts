@@ -28,7 +28,8 @@ function shareOf(
     const entries = Object.entries(Object.groupBy(of, ({ endpointId }) => endpointId));
     return Object.fromEntries(entries.map(([id, items]) => [id, items?.length]));
   };
-  return { chosen: count(shares.chosen), blocked: count(shares.blocked), full: count(shares.full) };
+  const { scarce } = shares;
+  return { chosen: count(shares.chosen), blocked: count(shares.blocked), full: count(shares.full), scarce };
 }
 
 describe("the room is shared", () => {
@@ -47,13 +48,27 @@ describe("the room is shared", () => {
 
   test("up to the window of an endpoint, and what is beyond it is told", () => {
     const loads = { a: { inFlight: 3, window: 5 } };
-    expect(shareOf(due(10, "p", "a"), loads)).toEqual({ chosen: { a: 2 }, blocked: {}, full: { a: 8 } });
+    expect(shareOf(due(10, "p", "a"), loads)).toEqual({
+      chosen: { a: 2 },
+      blocked: {},
+      full: { a: 8 },
+      scarce: new Set(),
+    });
   });
 
   test("so that new endpoints leave some to proven ones, and slow ones all of it", () => {
     const loads = { n: { standing: "new" }, s: { standing: "slow" } } as const;
     const candidates = [...due(50, "p", "n"), ...due(50, "p", "s"), ...due(50, "p", "good")];
-    expect(shareOf(candidates, loads).chosen).toEqual({ n: 4, good: 4, s: 2 });
+    expect(shareOf(candidates, loads)).toMatchObject({
+      chosen: { n: 4, good: 4, s: 2 },
+      scarce: new Set(["new", "slow", "proven"]),
+    });
+  });
+
+  test("and what some were left behind for is told", () => {
+    const loads = { n: { standing: "new" } } as const;
+    expect(shareOf([...due(5, "p", "n"), ...due(2, "p", "good")], loads).scarce).toEqual(new Set(["new"]));
+    expect(shareOf([...due(4, "p", "n"), ...due(2, "p", "good")], loads).scarce).toEqual(new Set());
   });
 
   test("by nobody whose endpoint takes nothing", () => {

@@ -3,6 +3,7 @@ import { timestampDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { sql } from "kysely";
 import { describe, expect, test } from "vitest";
 import { OverlapPolicy, RunState } from "../../gen/scheduling/v1/run_pb.js";
+import { Wakeups } from "../../src/db/wakeups.ts";
 import { dueRuns } from "../../src/store/runs-due.ts";
 import { leaseRuns } from "../../src/store/runs-leasing.ts";
 import { verify } from "../../src/webhook/sign.ts";
@@ -324,6 +325,30 @@ test("a place is free as soon as the answer is there, for a bounded number of ou
   while ((await node.tick(NEVER)).done > 0);
   await node.settled();
   expect((await world.runs()).every(({ state }) => state === "succeeded")).toBe(true);
+});
+
+test("what there was too little room for is looked for as soon as an attempt to any endpoint ends", async () => {
+  await using world = await runWorld();
+  await using wakeups = new Wakeups("postgres://127.0.0.1:1/nothing");
+  await using node = world.newDispatcher({ wakeups, concurrency: 4 });
+  const schedule = (path: string) =>
+    world.tasks.scheduleTask({ url: `${world.receiver.url}/${path}`, runAt: timestampFromMs(0) });
+  await schedule("known");
+  await node.tick(NEVER);
+  await node.settled();
+  const answers = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
+  world.receiver.respond((_, index) => answers[index - 1]?.promise ?? {});
+  for (const path of ["a", "b", "c"]) await schedule(path);
+  // Unknown endpoints have half of the room beside one that is known to be good.
+  expect(await node.tick(NEVER)).toMatchObject({ done: 2 });
+  expect(await node.tick(NEVER)).toMatchObject({ done: 0 });
+  const woken = Promise.withResolvers<void>();
+  wakeups.on("runs", woken.resolve);
+  answers[0]?.resolve({});
+  await woken.promise;
+  expect(await node.tick(NEVER)).toMatchObject({ done: 1 });
+  answers[1]?.resolve({});
+  await node.settled();
 });
 
 test("waiting for room leaves nothing behind, however often", async () => {
