@@ -44,7 +44,7 @@ const FIRST_WINDOW = 2;
 const SLOW_SHARE = 8;
 /** Slow attempts at a time beyond which quick ones keep their place however long they take, in the same multiples. */
 const MOST_SLOW_SHARE = 16;
-/** Most endpoints that are remembered while nothing is under way to them. */
+/** Most endpoints that are remembered, beside those that something is under way to. */
 const MAX_REMEMBERED = 10_000;
 
 /**
@@ -54,6 +54,7 @@ const MAX_REMEMBERED = 10_000;
  */
 export class InFlight {
   readonly #concurrency: number;
+  /** In the order of the newest start of each. */
   readonly #endpoints = new Map<string, Endpoint>();
   readonly #full = new Map<string, FullEndpoint>();
   readonly #busy = new Map<string, number>();
@@ -131,6 +132,7 @@ export class InFlight {
       standing: "new" as const,
       slow: 0,
     };
+    this.#endpoints.delete(key);
     this.#endpoints.set(key, endpoint);
     const standing = standingOf(endpoint);
     const flight: QuickFlight = { endpoint, startedAt: performance.now(), unproven: standing === "new" };
@@ -158,7 +160,7 @@ export class InFlight {
         }
         this.#learn(endpoint, how, tookMs);
         this.#noteFull(key, endpoint);
-        this.#forgetSurplus(key, endpoint);
+        this.#forgetSurplus();
         this.#changed.resolve();
         this.#changed = Promise.withResolvers();
         return wasFull;
@@ -213,11 +215,14 @@ export class InFlight {
     else this.#busy.delete(projectId);
   }
 
-  /** Too many are remembered, so this one is not. */
-  #forgetSurplus(key: string, endpoint: Endpoint): void {
-    if (this.#endpoints.size <= MAX_REMEMBERED || endpoint.flights.size > 0) return;
-    this.#setStanding(endpoint, "new");
-    this.#endpoints.delete(key);
+  /** Forgets those that nothing was sent to for longest. */
+  #forgetSurplus(): void {
+    for (const [key, endpoint] of this.#endpoints) {
+      if (this.#endpoints.size <= MAX_REMEMBERED) return;
+      if (endpoint.flights.size > 0) continue;
+      this.#setStanding(endpoint, "new");
+      this.#endpoints.delete(key);
+    }
   }
 }
 
