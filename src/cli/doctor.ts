@@ -6,6 +6,7 @@ import { type Config, dataHome } from "../config.ts";
 import { defaultDataDir } from "../db/embedded-places.ts";
 import type { Db } from "../db/schema.ts";
 import { durabilityOf, pendingMigrations, readServerState, type ServerState } from "../db/server-state.ts";
+import { virtualClockAt } from "../db/virtual-clock.ts";
 import { missingVaultKeys } from "../store/sealed-values.ts";
 import { checkTarget, parseAllowList, type TargetPolicy } from "../webhook/target.ts";
 import { failureText } from "./failure.ts";
@@ -78,6 +79,13 @@ async function checkDatabase(report: Report): Promise<void> {
     if (off < CLOCK_WARN_MS) report("clock", "ok", detail);
     else report("clock", off < CLOCK_FAIL_MS ? "warn" : "fail", detail + advice);
 
+    const virtualAt = await virtualClockAt(database.db);
+    if (virtualAt !== undefined) {
+      const stands = `virtual: it stands at ${virtualAt.toISOString()} until carillon clock advance moves it`;
+      if (database.config.virtualClock) report("clock", "ok", stands);
+      else
+        report("clock", "warn", `${stands}; a start without CARILLON_VIRTUAL_CLOCK gives the real time back for good`);
+    }
     report("durability", ...durabilityFinding(state));
     if (pending.length === 0) await checkSecretsKey(database, report);
   } catch (error) {

@@ -45,9 +45,9 @@ export async function makeClockVirtual(db: Db): Promise<Date> {
  * @throws Error in one line while another process serves the database with a virtual clock.
  */
 export async function makeClockReal(db: Db): Promise<Date | undefined> {
-  if (!(await isClockVirtual(db))) return undefined;
+  const stoodAt = await virtualClockAt(db);
+  if (stoodAt === undefined) return undefined;
   await refuseOthers(db);
-  const stoodAt = await virtualNow(db);
   await sql`
     create or replace function carillon_now() returns timestamptz language sql stable parallel safe
     as $$ select now() $$`.execute(db);
@@ -58,6 +58,11 @@ export async function makeClockReal(db: Db): Promise<Date | undefined> {
 /** Moves a virtual clock to that instant. */
 export async function moveClock(db: Db, to: Date): Promise<void> {
   await sql`update virtual_clock set at = ${to}`.execute(db);
+}
+
+/** Where a virtual clock stands; undefined where the clock is real. */
+export async function virtualClockAt(db: Db): Promise<Date | undefined> {
+  return (await isClockVirtual(db)) ? virtualNow(db) : undefined;
 }
 
 async function isClockVirtual(db: Db): Promise<boolean> {

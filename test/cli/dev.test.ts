@@ -143,13 +143,17 @@ describe("carillon dev on another server", () => {
     await expect(fetch(`${server.url}/healthz`)).rejects.toThrow();
   });
 
-  test("has a clock that stands still, and that a command moves, with --virtual-clock", async () => {
+  test("has a clock that stands still, which doctor tells and a command moves, with --virtual-clock", async () => {
     await using database = await testDatabase();
-    await using server = await startDev(
-      { DATABASE_URL: database.url, CARILLON_SECRETS_KEY: TEST_SECRETS_KEY },
-      "--virtual-clock",
-    );
+    const env = { DATABASE_URL: database.url, CARILLON_SECRETS_KEY: TEST_SECRETS_KEY };
+    await using server = await startDev(env, "--virtual-clock");
     const [, at = ""] = await server.see(/Clock +virtual: it stands at (\S+)/);
+    const told = await run(["doctor"], { ...env, CARILLON_PORT: "0" });
+    expect(told.stdout).toMatch(
+      new RegExp(`^warn {2}clock {7}virtual: it stands at ${new Date(at).toISOString()} `, "m"),
+    );
+    const asked = await run(["doctor"], { ...env, CARILLON_PORT: "0", CARILLON_VIRTUAL_CLOCK: "on" });
+    expect(asked.stdout).toMatch(/^ok {4}clock {7}virtual: it stands at /m);
     const [, command = ""] = await server.see(/Move it +carillon (.*)/);
     const client = { CARILLON_URL: server.url, CARILLON_API_KEY: server.key };
     const { code, stdout } = await run(command.split(" "), client);
