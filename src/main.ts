@@ -92,7 +92,7 @@ export async function startCarillon(
     poolSize: config.databasePoolSize,
     preparedStatements: config.preparedStatements,
     // What is simulated is not worth waiting for the disk.
-    asynchronousCommit: config.virtualClock,
+    simulation: config.virtualClock,
     onError: (error) => log.warn({ err: error }, "a database connection broke; the pool replaces it"),
   });
   cleanup.defer(() => withinMs(db.destroy(), CLOSE_MS));

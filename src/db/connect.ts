@@ -12,8 +12,12 @@ export interface ConnectOptions {
   readonly statementTimeoutMs?: number;
   /** Off where a pooler in transaction mode sits in between. Default on. */
   readonly preparedStatements?: boolean;
-  /** Whether commits do not wait for the disk, so that a crash of the server loses the newest of them. Default off. */
-  readonly asynchronousCommit?: boolean;
+  /**
+   * For a server whose clock is virtual, where little is stored and time goes from statement to statement: commits do not
+   * wait for the disk, so that a crash of the server loses the newest of them, and statements are planned once, whatever their
+   * values. Default off.
+   */
+  readonly simulation?: boolean;
   /** Told of an idle connection that broke; the pool replaces it. */
   readonly onError?: (error: Error) => void;
 }
@@ -35,7 +39,7 @@ export function connect(options: ConnectOptions): Db {
     // Longer than the server's own limit: it only ends what the server can no longer answer, and the connection with it.
     query_timeout: (options.statementTimeoutMs ?? 30_000) + 5_000,
     idle_in_transaction_session_timeout: 60_000,
-    ...(options.asynchronousCommit && { options: "-c synchronous_commit=off" }),
+    ...(options.simulation && { options: "-c synchronous_commit=off -c plan_cache_mode=force_generic_plan" }),
     ...(options.preparedStatements === false ? {} : { Client: PreparingClient }),
   });
   pool.on("error", options.onError ?? (() => {}));
@@ -71,11 +75,12 @@ function statementName(text: string): string | undefined {
   return name;
 }
 
-/** Names each parameterised statement, so that the server plans it once for a connection. Kysely itself names none. */
+/** Names statements, so that the server plans them once for a connection. Kysely itself names none. */
 class PreparingClient extends pg.Client {
   override query(...args: unknown[]): never {
     const [text, values] = args;
-    if (typeof text === "string" && Array.isArray(values) && values.length > 0 && args.length === 2) {
+    const isPlanned = Array.isArray(values) && (values.length > 0 || /^\s*(select|with)\b/.test(`${text}`));
+    if (typeof text === "string" && isPlanned && args.length === 2) {
       const name = statementName(text);
       if (name !== undefined) return super.query({ name, text, values }) as never;
     }

@@ -1,16 +1,5 @@
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { Db } from "../db/schema.ts";
-
-/** What workers are there for, and whether any of it is due. */
-export interface DueWork {
-  readonly crons: boolean;
-  readonly runs: boolean;
-  readonly redrives: boolean;
-  readonly replays: boolean;
-  readonly backfills: boolean;
-  /** Whether there are push subscriptions at all: whether they have messages takes a look at each of their queues. */
-  readonly pushes: boolean;
-}
 
 /** The soonest instants at which something is due, those that have come included; undefined where nothing is to come. */
 export interface WorkAhead {
@@ -30,23 +19,29 @@ export interface WorkAhead {
   readonly isPushing: boolean;
 }
 
-/** Looks for when what is due next, for all workers in one statement. */
-export async function lookAhead(db: Db): Promise<WorkAhead> {
-  type Instants = Omit<WorkAhead, "now" | "isPushing">;
-  const { rows } = await sql<{ [Name in keyof Instants]: Date | null } & { now: Date; is_pushing: boolean }>`
-    select carillon_now() as now,
-      least((select min(next_run_at) from cron_jobs where state = 'active'),
-            (select min(start_by) from runs where start_by is not null and state = 'pending' and attempt = 0),
-            (select min(due_at) from cron_watches)) as crons,
-      least((select min(run_at) from runs
-             where state in ('pending', 'retrying') and not waiting and not parked and kind <> 'push'),
-            (select min(ready_at) from endpoints
-             where parked_since is not null and state <> 'disabled' and ready_at < 'infinity')) as runs,
-      (select min(lease_expires_at) from runs where state = 'running' and kind <> 'push') as leases,
-      (select min(next_step_at) from redrives where state = 'running') as redrives,
-      (select min(next_step_at) from replays where state = 'running') as replays,
-      (select min(next_step_at) from backfills where state = 'running') as backfills,
-      (select min(least(
+/** The same without what takes more than one look into an index each. */
+export type DueWork = Omit<WorkAhead, "pushes">;
+
+type Instants<Work> = Omit<Work, "now" | "isPushing">;
+
+const INSTANTS: { readonly [Name in keyof Instants<DueWork>]: RawBuilder<Date | null> } = {
+  crons: sql`least(
+      (select min(next_run_at) from cron_jobs where state = 'active'),
+      (select min(start_by) from runs where start_by is not null and state = 'pending' and attempt = 0),
+      (select min(due_at) from cron_watches))`,
+  runs: sql`least(
+      (select min(run_at) from runs
+       where state in ('pending', 'retrying') and not waiting and not parked and kind <> 'push'),
+      (select min(ready_at) from endpoints
+       where parked_since is not null and state <> 'disabled' and ready_at < 'infinity'))`,
+  leases: sql`(select min(lease_expires_at) from runs where state = 'running' and kind <> 'push')`,
+  redrives: sql`(select min(next_step_at) from redrives where state = 'running')`,
+  replays: sql`(select min(next_step_at) from replays where state = 'running')`,
+  backfills: sql`(select min(next_step_at) from backfills where state = 'running')`,
+};
+
+const PUSHES: RawBuilder<Date | null> = sql`(
+      select min(least(
           (select min(d.due_at) from push_deliveries d
            where d.project_id = s.project_id and d.subscription_id = s.subscription_id and d.due_at > carillon_now()),
           (select min(m.visible_at) from messages m
@@ -58,21 +53,39 @@ export async function lookAhead(db: Db): Promise<WorkAhead> {
           (select e.ready_at from endpoints e
            where e.project_id = s.project_id and e.endpoint_id = carillon_endpoint_id(s.url) and e.guarded
              and e.ready_at > carillon_now() and e.ready_at < 'infinity')))
-       from push_subscriptions s where not s.paused) as pushes,
-      exists (select from push_subscriptions where not paused) as is_pushing`.execute(db);
+      from push_subscriptions s where not s.paused)`;
+
+/** Looks for what is due, for all workers in one statement. */
+export async function lookForDueWork(db: Db): Promise<DueWork> {
+  return look(db, INSTANTS);
+}
+
+/** Looks for when what is due next, for all workers in one statement. */
+export async function lookAhead(db: Db): Promise<WorkAhead> {
+  return look(db, { ...INSTANTS, pushes: PUSHES });
+}
+
+async function look<Name extends string>(
+  db: Db,
+  instants: Readonly<Record<Name, RawBuilder<Date | null>>>,
+): Promise<Record<Name, Date | undefined> & { readonly now: Date; readonly isPushing: boolean }> {
+  const names = Object.keys(instants) as Name[];
+  const { rows } = await sql<Record<Name, Date | null> & { readonly now: Date; readonly isPushing: boolean }>`
+    select carillon_now() as now, exists (select from push_subscriptions where not paused) as "isPushing",
+      ${sql.join(
+        names.map((name) => sql`${instants[name]} as ${sql.ref(name)}`),
+        sql`,\n      `,
+      )}`.execute(db);
   const row = rows[0];
   if (row === undefined) throw new Error("the database told no time");
-  return {
-    now: row.now,
-    crons: row.crons ?? undefined,
-    runs: row.runs ?? undefined,
-    leases: row.leases ?? undefined,
-    redrives: row.redrives ?? undefined,
-    replays: row.replays ?? undefined,
-    backfills: row.backfills ?? undefined,
-    pushes: row.pushes ?? undefined,
-    isPushing: row.is_pushing,
-  };
+  const found = Object.fromEntries(names.map((name) => [name, row[name] ?? undefined]));
+  return { now: row.now, isPushing: row.isPushing, ...(found as Record<Name, Date | undefined>) };
+}
+
+/** Whether something of that name has come due. */
+export function isDue(work: DueWork, name: keyof Instants<DueWork>): boolean {
+  const at = work[name];
+  return at !== undefined && at <= work.now;
 }
 
 /** The soonest instant after now at which something is due. */
@@ -84,30 +97,4 @@ export function nextInstant(ahead: WorkAhead): Date | undefined {
 
 function earlier(one: Date | undefined, other: Date): Date {
   return one === undefined || other < one ? other : one;
-}
-
-/** Looks for what is due, for all workers in one statement, by one look into an index each. */
-export async function lookForDueWork(db: Db): Promise<DueWork> {
-  const { rows } = await sql<DueWork>`
-    select
-      coalesce((select true from cron_jobs
-                where state = 'active' and next_run_at <= carillon_now() order by next_run_at limit 1),
-               (select true from runs
-                where start_by <= carillon_now() and start_by is not null and state = 'pending' and attempt = 0
-                order by start_by limit 1),
-               (select true from cron_watches where due_at <= carillon_now() order by due_at limit 1), false) as crons,
-      coalesce((select true from runs
-                where state in ('pending', 'retrying') and not waiting and not parked and kind <> 'push'
-                  and run_at <= carillon_now() order by run_at limit 1),
-               (select true from endpoints
-                where parked_since is not null and state <> 'disabled' and ready_at <= carillon_now()
-                order by ready_at limit 1), false) as runs,
-      coalesce((select true from redrives
-                where state = 'running' and next_step_at <= carillon_now() order by next_step_at limit 1), false) as redrives,
-      coalesce((select true from replays
-                where state = 'running' and next_step_at <= carillon_now() order by next_step_at limit 1), false) as replays,
-      coalesce((select true from backfills
-                where state = 'running' and next_step_at <= carillon_now() order by next_step_at limit 1), false) as backfills,
-      coalesce((select true from push_subscriptions where not paused limit 1), false) as pushes`.execute(db);
-  return rows[0] ?? { crons: false, runs: false, redrives: false, replays: false, backfills: false, pushes: false };
 }

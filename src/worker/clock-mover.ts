@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Db } from "../db/schema.ts";
 import { moveClock } from "../db/virtual-clock.ts";
 import type { MoveBounds, MovedClock } from "../domain/clock-move.ts";
-import { lookAhead, nextInstant, type WorkAhead } from "../store/due-work.ts";
+import { isDue, lookAhead, nextInstant, type WorkAhead } from "../store/due-work.ts";
 import type { Dispatcher } from "./dispatcher.ts";
 import type { EndpointWatch } from "./endpoint-watch.ts";
 import type { Loop, TickResult } from "./loop.ts";
@@ -128,11 +128,6 @@ export class ClockMover {
     await watch.flush();
     return [...results, ...(fired ? [fired] : [])].reduce((sum, { done }) => sum + done, underWay);
   }
-}
-
-function isDue(ahead: WorkAhead, name: (typeof DUE)[number]): boolean {
-  const at = ahead[name];
-  return at !== undefined && at <= ahead.now;
 }
 
 /** What the promise gives; undefined when the signal aborts before, and what becomes of the promise is nobody's then. */

@@ -1,6 +1,6 @@
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
-import { lookForDueWork } from "../store/due-work.ts";
+import { isDue, lookForDueWork } from "../store/due-work.ts";
 import type { Tick } from "./loop.ts";
 
 /**
@@ -9,10 +9,11 @@ import type { Tick } from "./loop.ts";
  */
 export function createLookout(db: Db, wakeups: Wakeups): Tick {
   return async () => {
-    const due = await lookForDueWork(db);
-    for (const topic of ["crons", "runs", "redrives", "replays", "backfills", "pushes"] as const) {
-      if (due[topic]) wakeups.wakeHere(topic);
+    const work = await lookForDueWork(db);
+    for (const topic of ["crons", "runs", "redrives", "replays", "backfills"] as const) {
+      if (isDue(work, topic)) wakeups.wakeHere(topic);
     }
+    if (work.isPushing) wakeups.wakeHere("pushes");
     return { done: 0 };
   };
 }
