@@ -121,6 +121,8 @@ export async function startCarillon(
     createEgress({
       policy: targets,
       open: (sealed, place) => vault.openText(sealed, place),
+      onRefused: ({ url, owner: { projectId } }, cause) =>
+        log.info({ url, project_id: projectId, err: cause }, "a request was not sent"),
       ownTime: clockAt !== undefined,
     }),
   );

@@ -46,8 +46,9 @@ export function createConnector({ ca, ownPorts = [] }: ConnectorOptions = {}): C
       });
       timings.connectMs = msSince(startedMs);
       if (!isExpectedPeer(plain, endpoint, ownPorts)) {
+        const cause = new Error(`from ${plain.localAddress} to ${plain.remoteAddress}`);
         plain.destroy();
-        throw new AttemptFailure("blocked_address", "the target's address is not allowed");
+        throw new AttemptFailure("blocked_address", "the target's address is not allowed", { cause });
       }
       if (!endpoint.tls) return plain;
 

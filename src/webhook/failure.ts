@@ -1,5 +1,6 @@
 /**
- * What an attempt failed of before an answer arrived. `blocked_address`: the guard refused to dial. `request_invalid`:
+ * What an attempt failed of before an answer arrived. `blocked_address`: the guard refused to dial. `dns_failed`: the name
+ * is unknown; outside of `webhook/`, also that the guard refused its addresses, which nobody can tell apart. `request_invalid`:
  * what was stored cannot be sent. `cancelled`: this side gave up, so that nothing is known about the receiver.
  */
 export type AttemptError =

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import {
   headerPlace,
   type KeyOwner,
@@ -23,6 +24,9 @@ import { msSince, type Timings } from "./timings.ts";
 
 /** How many addresses of a name are tried when connections are refused; all within the one deadline. */
 const MAX_ADDRESSES_TRIED = 4;
+/** What it is told in that a name led nowhere, so that the time tells nothing of the networks in which it was looked up. */
+const NOWHERE_STEP_MS = 500;
+const NOWHERE = "the host name leads to no address that requests may go to";
 /** Where the headers of a request may come from: a message, and the subscription that it is pushed to. */
 const HEADER_SOURCES = 2;
 
@@ -118,6 +122,11 @@ export interface EgressOptions {
   readonly connect?: Connect;
   /** Unix time in milliseconds, for requests that do not say what time it is. */
   readonly now?: () => number;
+  /**
+   * Told why a request was not sent, for the operator: what the guard refused, and names that could not be resolved. The
+   * tenant is told less.
+   */
+  readonly onRefused?: (request: OutboundPost, cause: AttemptFailure) => void;
   /** Whether that is the time for all requests, whatever they say: where theirs is virtual, as receivers live in this one. */
   readonly ownTime?: boolean;
   /** The value of user-agent, unless a request's headers carry one. */
@@ -131,6 +140,7 @@ export function createEgress({
   lookup = createLookup(),
   connect = createConnector({ ownPorts: wildcardPorts(policy) }),
   now = Date.now,
+  onRefused = () => {},
   ownTime = false,
   userAgent = "Carillon",
 }: EgressOptions): Egress {
@@ -157,13 +167,22 @@ export function createEgress({
       request.timeoutMs,
     );
     const signal = AbortSignal.any([deadline.signal, request.signal, closing.signal]);
+    let target: Target | undefined;
     try {
       signal.throwIfAborted();
-      const target = parseTarget("url", request.url, policy);
+      target = parseTarget("url", request.url, policy);
       const answer = await send(request, target, headers, signal, timings);
       return outcomeOf(answer, target, nowMs(), attempted());
     } catch (error) {
       const failure = failureOf(error, signal);
+      if (failure.error === "blocked_address" || failure.error === "dns_failed") {
+        onRefused(request, failure);
+        if (target !== undefined && parseAddress(target.host) === undefined) {
+          const elapsedMs = performance.now() - started;
+          await delay(NOWHERE_STEP_MS - (elapsedMs % NOWHERE_STEP_MS), undefined, { signal }).catch(() => {});
+          return { kind: "failed", error: "dns_failed", detail: NOWHERE, ...attempted(), timings: {} };
+        }
+      }
       return { kind: "failed", error: failure.error, detail: failure.detail, ...attempted() };
     } finally {
       clearTimeout(timer);

@@ -1,5 +1,5 @@
 import { Resolver, lookup as systemLookup } from "node:dns/promises";
-import { type Address, classify, isLoopback, parseAddress } from "./address.ts";
+import { type Address, classify, formatAddress, isLoopback, parseAddress } from "./address.ts";
 import { AttemptFailure } from "./failure.ts";
 import { isPublicName, isPublicPort } from "./host-rules.ts";
 import { allowsAddress, allowsHost, isOwn, type Target, type TargetPolicy } from "./target.ts";
@@ -30,9 +30,9 @@ export async function resolveTarget(
 ): Promise<readonly Address[]> {
   const addresses = await addressesOf(target, policy, lookup, signal);
   for (const address of addresses) {
-    if (address === undefined || !mayDial(policy, target, address)) {
-      throw new AttemptFailure("blocked_address", "the target's address is not allowed");
-    }
+    if (address !== undefined && mayDial(policy, target, address)) continue;
+    const cause = new Error(address === undefined ? "an answer is no address" : formatAddress(address));
+    throw new AttemptFailure("blocked_address", "the target's address is not allowed", { cause });
   }
   // IPv4 first: many self-hosted machines have no way out over IPv6.
   return addresses.filter((address) => address !== undefined).sort((a, b) => a.family - b.family);

@@ -177,16 +177,17 @@ export function parseTarget(field: string, url: string, policy: TargetPolicy): T
   if (address !== undefined) {
     const verdict = classify(address, policy.nat64);
     if (verdict.kind === "never") throw refuse(`the address is not allowed (${verdict.reason})`);
-    if (isOwn(policy, address, port)) throw refuse("the address is this server's own");
+    // Before the server's own, so that nobody finds out what that is by asking for one address after the other.
     if (verdict.kind === "denied" && !opened && !openedLoopback) {
       throw refuse(`the address is not public (${verdict.reason})`);
     }
+    if (isOwn(policy, address, port)) throw refuse("the address is this server's own");
   } else {
     if (isMetadataName(host)) throw refuse("the host name is a metadata service's");
+    if (!isPublicName(host) && !opened && !openedLoopback) throw refuse("the host name is not a public one");
     if (policy.ownAddresses?.some((own) => own.port === port && own.host.toLowerCase() === host)) {
       throw refuse("the address is this server's own");
     }
-    if (!isPublicName(host) && !opened && !openedLoopback) throw refuse("the host name is not a public one");
   }
   if (!opened && !openedLoopback) {
     if (!tls && !policy.allowHttp) throw refuse("the scheme must be https");

@@ -469,7 +469,7 @@ describe("connections", () => {
     const url = `http://hook.example.com:${receiver.port}/`;
     expect(await post(egress, url)).toMatchObject({ kind: "delivered" });
     expect(await post(egress, url)).toMatchObject({ kind: "delivered" });
-    expect(await post(egress, url)).toMatchObject({ kind: "failed", error: "blocked_address" });
+    expect(await post(egress, url)).toMatchObject({ kind: "failed", error: "dns_failed" });
     expect(receiver.count).toBe(2);
   });
 
@@ -497,7 +497,7 @@ describe("connections", () => {
       expect(await post(egress, receiver.url)).toMatchObject({ error: "blocked_address" });
       const byName = await post(egress, `http://localhost:${receiver.port}/`);
       // With IPv4 alone its own, the name may still mean somebody else's port on ::1.
-      expect(byName).toMatchObject({ error: host === "127.0.0.1" ? "connect_failed" : "blocked_address" });
+      expect(byName).toMatchObject({ error: host === "127.0.0.1" ? "connect_failed" : "dns_failed" });
     }
     // Through the connector alone, as for an address of this machine that the policy cannot know.
     await using egress = createEgress({
@@ -617,7 +617,7 @@ describe("a request on a kept connection", () => {
     const url = `http://hook.example.com:${receiver.port}/`;
     for (let n = 0; n < 2; n++) expect(await post(egress, url)).toMatchObject({ kind: "delivered" });
     expect(receiver.count).toBe(3);
-    expect(await post(egress, url)).toMatchObject({ error: "blocked_address" });
+    expect(await post(egress, url)).toMatchObject({ error: "dns_failed" });
     expect(dialled).toEqual(["127.0.0.1", "127.0.0.1"]);
   });
 

@@ -30,7 +30,7 @@ function recording(options: Partial<EgressOptions>): Egress & { readonly dials: 
   return { ...egress, [Symbol.asyncDispose]: () => egress[Symbol.asyncDispose](), dials };
 }
 
-function post(egress: Egress, url: string) {
+function post(egress: Egress, url: string, timeoutMs = 60_000) {
   return egress.post({
     url,
     body: new Uint8Array(),
@@ -40,7 +40,7 @@ function post(egress: Egress, url: string) {
     id: "msg_1",
     owner: { projectId: "project", ownerId: "project" },
     signers: signersWith("secret"),
-    timeoutMs: 5_000,
+    timeoutMs,
     signal: new AbortController().signal,
   });
 }
@@ -76,25 +76,27 @@ describe.each([
   });
 
   test("no name is dialled when one of its addresses is closed", async () => {
-    for (const answers of CLOSED_ANSWERS) {
+    const urls = ["https://name.example.com/", "http://name.example.com:8080/"];
+    const attempts = CLOSED_ANSWERS.map(async (answers) => {
       await using egress = recording({ policy, lookup: async () => answers });
-      for (const url of ["https://name.example.com/", "http://name.example.com:8080/"]) {
-        const outcome = await post(egress, url);
-        expect(outcome, answers.join()).toMatchObject({ kind: "failed", error: "blocked_address" });
+      for (const [index, outcome] of (await Promise.all(urls.map((url) => post(egress, url)))).entries()) {
+        const error = index === 0 || policy.allowHttp ? "dns_failed" : "blocked_address";
+        expect(outcome, answers.join()).toMatchObject({ kind: "failed", error });
         for (const answer of answers) if (answer.length > 3) expect(JSON.stringify(outcome)).not.toContain(answer);
       }
       expect(egress.dials, answers.join()).toEqual([]);
-    }
+    });
+    await Promise.all(attempts);
   });
 });
 
 test("in development only loopback is opened, and only by address or as localhost", async () => {
   const policy: TargetPolicy = { allowHttp: true, allowLoopback: true, allow: [] };
   await using egress = recording({ policy, lookup: async () => ["127.0.0.1"] });
-  const closed = "10.0.0.1|0.0.0.0|169.254.169.254|[fd00::1]|[::]|name.example.com|a.localhost|db".split("|");
-  for (const host of closed) {
+  for (const host of "10.0.0.1|0.0.0.0|169.254.169.254|[fd00::1]|[::]|a.localhost|db".split("|")) {
     expect(await post(egress, `http://${host}:8080/`)).toMatchObject({ error: "blocked_address" });
   }
+  expect(await post(egress, "http://name.example.com:8080/")).toMatchObject({ error: "dns_failed" });
   expect(egress.dials).toEqual([]);
   for (const host of ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"]) await post(egress, `http://${host}:22/`);
   expect(egress.dials).toEqual([
@@ -131,7 +133,7 @@ describe("what no allow-list opens", () => {
       refusalOf(url, policy);
       await using egress = recording({ policy, lookup: async () => [address] });
       expect(await post(egress, url)).toMatchObject({ error: "blocked_address" });
-      expect(await post(egress, "http://hook.example.com/")).toMatchObject({ error: "blocked_address" });
+      expect(await post(egress, "http://hook.example.com/")).toMatchObject({ error: "dns_failed" });
       expect(egress.dials).toEqual([]);
     }
   });
@@ -148,18 +150,21 @@ describe("behind a NAT64 prefix of the operator's", () => {
   const policy = { ...WITH_HTTP, nat64: parseNat64Prefixes("2a00:db8:64::/96") };
   const behind = (dotted: string) => `2a00:db8:64::${dotted}`;
 
-  test.each(CLOSED_IPV4.flat())("%s is not dialled, as a literal or as an answer", async (dotted) => {
-    await using egress = recording({ policy, lookup: async () => [behind(dotted)] });
-    for (const url of [`http://[${behind(dotted)}]/`, "https://name.example.com/"]) {
-      expect(await post(egress, url)).toMatchObject({ error: "blocked_address" });
-    }
-    expect(egress.dials).toEqual([]);
+  test("nothing closed is dialled, as a literal or as an answer", async () => {
+    const attempts = CLOSED_IPV4.flat().map(async (dotted) => {
+      await using egress = recording({ policy, lookup: async () => [behind(dotted)] });
+      const literal = await post(egress, `http://[${behind(dotted)}]/`);
+      expect(literal, dotted).toMatchObject({ error: "blocked_address" });
+      expect(await post(egress, "https://name.example.com/"), dotted).toMatchObject({ error: "dns_failed" });
+      expect(egress.dials, dotted).toEqual([]);
+    });
+    await Promise.all(attempts);
   });
 
   test("the metadata address stays closed though the operator opened all that can be opened", async () => {
     const open = { ...WIDE_OPEN, nat64: parseNat64Prefixes("fd00:64::/96") };
     await using egress = recording({ policy: open, lookup: async () => ["fd00:64::169.254.170.2"] });
-    expect(await post(egress, "http://name.example.com/")).toMatchObject({ error: "blocked_address" });
+    expect(await post(egress, "http://name.example.com/")).toMatchObject({ error: "dns_failed" });
     expect(egress.dials).toEqual([]);
   });
 
@@ -175,9 +180,9 @@ describe("DNS that changes its mind", () => {
     let asked = 0;
     const answers = [["8.8.8.8"], ["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["::ffff:169.254.169.254"]];
     await using egress = recording({ lookup: async () => answers[asked++ % answers.length] ?? [] });
-    for (let n = 0; n < 10_000; n++) {
-      const outcome = await post(egress, "https://name.example.com/");
-      expect(outcome).toMatchObject({ error: n % answers.length === 0 ? "connect_failed" : "blocked_address" });
+    const attempts = Array.from({ length: 10_000 }, () => post(egress, "https://name.example.com/"));
+    for (const [n, outcome] of (await Promise.all(attempts)).entries()) {
+      expect(outcome).toMatchObject({ error: n % answers.length === 0 ? "connect_failed" : "dns_failed" });
     }
     expect(asked).toBe(10_000);
     expect(new Set(egress.dials)).toEqual(new Set(["tls 8.8.8.8 443 name.example.com"]));
@@ -319,10 +324,10 @@ describe("what still goes out", () => {
   });
 
   test.each([
-    ["10.0.0.0/8", "http://11.0.0.1/", []],
-    ["10.0.0.0/8:9000", "http://10.1.2.3:9001/", []],
-    ["receiver:3000", "http://receiver:3001/", ["10.0.0.1"]],
-    ["receiver:3000", "http://other:3000/", ["10.0.0.1"]],
+    ["10.0.0.0/8", "http://11.0.0.1/", undefined],
+    ["10.0.0.0/8:9000", "http://10.1.2.3:9001/", undefined],
+    ["receiver:3000", "http://receiver:3001/", undefined],
+    ["receiver:3000", "http://other:3000/", undefined],
     // A network on the list lets such names through the first check; their addresses decide.
     ["10.0.0.0/8", "http://receiver:3000/", ["172.18.0.3"]],
     ["10.0.0.0/8", "http://receiver:3000/", ["8.8.8.8"]],
@@ -335,9 +340,77 @@ describe("what still goes out", () => {
   ])("and not, with %s on the allow-list: %s", async (list, url, answers) => {
     await using egress = recording({
       policy: { ...PRODUCTION, allow: parseAllowList(list) },
-      lookup: async () => answers,
+      lookup: async () => answers ?? expect.fail(),
     });
-    expect(await post(egress, url)).toMatchObject({ kind: "failed", error: "blocked_address" });
+    const error = answers === undefined ? "blocked_address" : "dns_failed";
+    expect(await post(egress, url)).toMatchObject({ kind: "failed", error });
     expect(egress.dials).toEqual([]);
+  });
+});
+
+describe("a name that leads nowhere", () => {
+  const unknown = () => Promise.reject(Object.assign(new Error("queryA ENOTFOUND"), { code: "ENOTFOUND" }));
+  const lookups: Record<string, Lookup> = {
+    "an unknown one": unknown,
+    "an unknown one, found out late": async () => {
+      await new Promise((resolve) => setTimeout(resolve, 60));
+      return unknown();
+    },
+    "one without addresses": async () => [],
+    "one with too many": async () => Array.from({ length: 17 }, (_, n) => `8.8.8.${n}`),
+    "an inner one": async () => ["10.1.2.3"],
+    "one of the hosts file": async () => ["127.0.0.1", "::1"],
+    "one of two horizons": async () => ["8.8.8.8", "192.168.0.1"],
+    "one of an answer that is no address": async () => ["nonsense"],
+  };
+
+  test("looks the same to the tenant whatever it is, in time too, and the operator is told the cause", async () => {
+    const causes: string[] = [];
+    const said = Object.entries(lookups).map(async ([kind, lookup]) => {
+      await using egress = recording({
+        lookup,
+        onRefused: ({ url, owner }, { cause }) =>
+          causes.push(`${kind}: ${owner.projectId} ${url} ${cause instanceof Error ? cause.message : cause}`),
+      });
+      const { durationMs, requestHeaders: _, ...outcome } = await post(egress, "https://name.example.com/");
+      expect(durationMs, kind).toBeGreaterThanOrEqual(499);
+      return outcome;
+    });
+    for (const outcome of await Promise.all(said)) {
+      expect(outcome).toEqual({
+        kind: "failed",
+        error: "dns_failed",
+        detail: "the host name leads to no address that requests may go to",
+        timings: {},
+      });
+    }
+    expect(causes).toHaveLength(said.length);
+    expect(causes).toEqual(
+      expect.arrayContaining([
+        "an unknown one: project https://name.example.com/ queryA ENOTFOUND",
+        "an inner one: project https://name.example.com/ 10.1.2.3",
+        "one of two horizons: project https://name.example.com/ 192.168.0.1",
+      ]),
+    );
+  });
+
+  test("looks like this server itself too, which is found out behind the dial", async () => {
+    await using receiver = await startReceiver();
+    await using egress = createEgress({
+      open: openSealed,
+      policy: { ...PRODUCTION, allow: parseAllowList(`hook.example.com:${receiver.port}`) },
+      lookup: async () => ["127.0.0.1"],
+      connect: createConnector({ ownPorts: [receiver.port] }),
+    });
+    const outcome = await post(egress, `http://hook.example.com:${receiver.port}/`);
+    expect(outcome).toMatchObject({ error: "dns_failed", timings: {} });
+    expect(receiver.count).toBe(0);
+  });
+
+  test("takes no longer than its deadline", async () => {
+    await using egress = recording({ lookup: async () => ["10.1.2.3"] });
+    const outcome = await post(egress, "https://name.example.com/", 20);
+    expect(outcome).toMatchObject({ error: "dns_failed" });
+    expect(outcome.durationMs).toBeLessThan(400);
   });
 });

@@ -52,6 +52,24 @@ describe("checkTarget", () => {
   });
 });
 
+test("says of what is closed anyway nothing more when it is the server's own", () => {
+  const own = [
+    { host: "10.0.0.1", port: 443 },
+    { host: "db.internal", port: 443 },
+  ];
+  for (const host of ["10.0.0.1", "db.internal"]) {
+    const told = [own, []].map((ownAddresses) => {
+      try {
+        return checkTarget("url", `https://${host}/`, { ...PRODUCTION, ownAddresses });
+      } catch (error) {
+        return String(error);
+      }
+    });
+    expect(told[0]).toMatch(/not (a )?public/);
+    expect(told[0]).toBe(told[1]);
+  }
+});
+
 describe("parseNat64Prefixes", () => {
   test("takes networks of the lengths that gateways have", () => {
     expect(parseNat64Prefixes("")).toEqual([]);
