@@ -48,7 +48,8 @@ export async function rotateAsAsked(vault: Vault, trx: Db, owner: KeyOwner, aske
 
 /**
  * Makes `secret` the one that signs for the owner, and has the one before it sign as well for `overlapSeconds`: its own or,
- * where it had none, that of its project. Returns the new key, and when the old one ends.
+ * where it had none, that of its project. The one that signs already stays what it is, as does the overlap of those before it.
+ * Returns the owner's key, and when the old one ends.
  */
 export async function rotateSecret(
   vault: Vault,
@@ -57,12 +58,17 @@ export async function rotateSecret(
   secret: string,
   overlapSeconds: number,
 ): ReturnType<typeof replaceSigningKey> {
-  if ((await currentSigningKey(trx, owner, "v1")) === undefined) {
+  let current = await currentSigningKey(trx, owner, "v1");
+  if (current === undefined) {
     const project = { projectId: owner.projectId, ownerId: owner.projectId };
     const inherited = await currentSigningKey(trx, project, "v1");
     // Sealed again, because what is sealed for the project cannot be opened for another.
     const secretOfProject = inherited && vault.openText(inherited.sealed, keyPlace(project, "v1"));
     if (secretOfProject) await setSigningSecret(trx, owner, sealSecret(vault, owner, secretOfProject));
+    current = await currentSigningKey(trx, owner, "v1");
+  }
+  if (current && vault.openText(current.sealed, keyPlace(owner, "v1")) === secret) {
+    return { row: current, previousValidUntil: undefined };
   }
   const key = { algorithm: "v1", sealed: sealSecret(vault, owner, secret), publicKey: null } as const;
   return replaceSigningKey(trx, owner, key, overlapSeconds);

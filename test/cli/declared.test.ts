@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { otherProject } from "../contract/calls.ts";
 import { startTestCarillon, type TestCarillon } from "../support/carillon.ts";
@@ -227,14 +228,14 @@ queues: [{queue: ticks, type: fifo}]
     expect((await rest("GET", "/cron/list")).items).toHaveLength(1);
   });
 
-  test("secrets of what is there are set only when that is asked for", async () => {
+  test("secrets of what is there are rotated only when that is asked for, and sign beside those before for a day", async () => {
     Object.assign(env, SECRETS);
     const text = `version: 1
 cron_jobs:
   - {name: s, cron_expr: "@daily", url: "http://127.0.0.1:1/", secret: "\${NIGHTLY_SECRET}"}
-queues: [{queue: q}]
+queues: [{queue: rotated}]
 push_subscriptions:
-  - {queue: q, url: "http://127.0.0.1:1/push", secret: "\${NIGHTLY_SECRET}"}
+  - {queue: rotated, url: "http://127.0.0.1:1/push", secret: "\${NIGHTLY_SECRET}"}
 event_webhooks:
   - {url: "http://127.0.0.1:1/events", secret: "\${NIGHTLY_SECRET}"}
 `;
@@ -245,11 +246,21 @@ event_webhooks:
     expect(plan.code).toBe(2);
     // biome-ignore lint/suspicious/noTemplateCurlyInString: it is what is printed
     expect(plan.stdout).toContain("secret: *** -> ${NIGHTLY_SECRET}");
-    const set = await carillon("apply", path, "--secrets", "--yes");
-    expect(set.code, set.stderr).toBe(0);
-    expect(set.stdout).toContain(
-      "updated cron job s\nupdated push subscription q -> http://127.0.0.1:1/push\nupdated event",
-    );
+    env["NIGHTLY_SECRET"] = "another night";
+    // Again and again, as a pipeline applies: what signs beside them stays.
+    for (let n = 0; n < 2; n++) {
+      const set = await carillon("apply", path, "--secrets", "--yes");
+      expect(set.code, set.stderr).toBe(0);
+      expect(set.stdout).toContain(
+        "updated cron job s\nupdated push subscription rotated -> http://127.0.0.1:1/push\nupdated event",
+      );
+    }
+    const { rows } = await sql<{ hours: (number | null)[] }>`
+      select array_agg(round(extract(epoch from valid_until - carillon_now()) / 3600)::int order by valid_until) as hours
+      from signing_keys
+      where project_id = (select project_id from queues where name = 'rotated') and project_id <> owner_id
+      group by owner_id`.execute(server.database.db);
+    expect(rows.map(({ hours }) => hours)).toEqual(Array(3).fill([24, null]));
     env["NIGHTLY_SECRET"] = "";
     const unset = await carillon("plan", path, "--secrets");
     expect(unset.code).toBe(1);

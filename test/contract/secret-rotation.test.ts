@@ -127,6 +127,18 @@ describe.each(FACES)("the secret of $kind.name, rotated over $face.name", ({ kin
     expect(await secondsLeft(given.previous_valid_until)).toBe(604_800);
   });
 
+  test("ends no overlap when it is made the current one again", async () => {
+    const hook = endpoints.open();
+    const id = await kind.create(hook.url, OLD);
+    const secret = "whsec_bmV3IHNlY3JldA==";
+    await rotate(id, { secret });
+    for (let n = 0; n < 5; n++) expect(await rotate(id, { secret })).toEqual({ [kind.id]: id });
+    await kind.send(id);
+    const request = await hook.next();
+    expect(signersAmong(request, { old: OLD, new: secret })).toEqual(["old", "new"]);
+    expect(String(request.headers["webhook-signature"]).split(" ")).toHaveLength(2);
+  });
+
   test("is rotated once by a call and its repeat", async () => {
     const id = await kind.create(endpoints.open().url);
     const request = { idempotency_key: unique("once") };

@@ -1129,7 +1129,8 @@ export declare type RotateCronSecretRequest = Message<"scheduling.v1.RotateCronS
   cronId: string;
 
   /**
-   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   * The new secret, `whsec_…` with base64, or any text; the current one again changes nothing. Default: a generated one,
+   * which the answer shows once.
    *
    * @generated from field: string secret = 2;
    */

@@ -419,7 +419,8 @@ export declare type RotateEventWebhookSecretRequest = Message<"scheduling.v1.Rot
   webhookId: string;
 
   /**
-   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   * The new secret, `whsec_…` with base64, or any text; the current one again changes nothing. Default: a generated one,
+   * which the answer shows once.
    *
    * @generated from field: string secret = 2;
    */

@@ -3746,7 +3746,8 @@ export declare type RotatePushSecretRequest = Message<"scheduling.v1.RotatePushS
   subscriptionId: string;
 
   /**
-   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   * The new secret, `whsec_…` with base64, or any text; the current one again changes nothing. Default: a generated one,
+   * which the answer shows once.
    *
    * @generated from field: string secret = 2;
    */

@@ -66,7 +66,8 @@ export declare const SigningKeySchema: GenMessage<SigningKey>;
  */
 export declare type RotateSecretRequest = Message<"scheduling.v1.RotateSecretRequest"> & {
   /**
-   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   * The new secret, `whsec_…` with base64, or any text; the current one again changes nothing. Default: a generated one,
+   * which the answer shows once.
    *
    * @generated from field: string secret = 1;
    */

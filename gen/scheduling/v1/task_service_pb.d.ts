@@ -575,7 +575,8 @@ export declare type RotateTaskSecretRequest = Message<"scheduling.v1.RotateTaskS
   taskId: string;
 
   /**
-   * The new secret, `whsec_…` with base64, or any text. Default: a generated one, which the answer shows once.
+   * The new secret, `whsec_…` with base64, or any text; the current one again changes nothing. Default: a generated one,
+   * which the answer shows once.
    *
    * @generated from field: string secret = 2;
    */

@@ -72,7 +72,11 @@ const RULES: readonly Rule[] = [
     id: "cron_id",
     identity: ["name"],
     alternative: "url",
-    setters: { enabled: { true: "cron resume", false: "cron pause" }, retention_days: "cron retention set" },
+    setters: {
+      enabled: { true: "cron resume", false: "cron pause" },
+      retention_days: "cron retention set",
+      secret: "cron rotate_secret",
+    },
     // One that has come to its end does not fire, whoever enables it; a monitor sends nothing.
     silent: ({ state, task_type }) => [
       ...(state === "completed" ? ["enabled"] : []),
@@ -101,6 +105,7 @@ const RULES: readonly Rule[] = [
     remove: "webhook delete",
     id: "webhook_id",
     identity: ["url"],
+    setters: { secret: "webhook rotate_secret" },
     loss: "",
   },
 ];
