@@ -3,7 +3,7 @@ import type { Db, QueueRow } from "../db/schema.ts";
 import { NIL_UUID } from "../domain/ids.ts";
 import { purgeLine } from "./line.ts";
 import { bodiesOf, type PlacedMessage } from "./messages.ts";
-import { dropOrphanedDeliveries } from "./push-deliveries.ts";
+import { forgetDeliveries, takeTurnsOfQueue } from "./push-deliveries.ts";
 
 /** How many messages one step of a purge removes. It bounds the memory and the time that a statement takes. */
 const PURGE_STEP = 10_000;
@@ -16,18 +16,26 @@ export async function purgeQueue(trx: Db, queue: QueueRow): Promise<number> {
   const inLine = await purgeLine(trx, queue);
   const singly = await purgeLane(trx, queue);
   // Those that its subscriptions have are messages of it until all of them are done.
-  const pushed = await purgeLane(trx, { ...queue, queue_id: queue.push_lane_id });
-  if (pushed > 0) await dropOrphanedDeliveries(trx, queue);
+  const subscriptions = await takeTurnsOfQueue(trx, queue);
+  const pushed = await purgeLane(trx, { ...queue, queue_id: queue.push_lane_id }, async (ids) => {
+    for (const id of subscriptions) await forgetDeliveries(trx, queue, id, ids);
+  });
   return inLine + singly + pushed;
 }
 
-async function purgeLane(trx: Db, lane: Lane): Promise<number> {
+/** Removes the messages of a lane in steps. `forget` is told of each step's. */
+async function purgeLane(
+  trx: Db,
+  lane: Lane,
+  forget: (messageIds: readonly string[]) => Promise<void> = async () => {},
+): Promise<number> {
   let purged = 0;
   for (let after = NIL_UUID; ; ) {
     const found = await lockNext(trx, lane, after);
     const last = found.at(-1);
     if (last === undefined) return purged;
     await remove(trx, lane, found);
+    await forget(found.map(({ message_id }) => message_id));
     purged += found.length;
     after = last.message_id;
   }

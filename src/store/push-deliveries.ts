@@ -136,13 +136,23 @@ async function endDeliveries(
   messageIds: readonly string[],
 ): Promise<void> {
   if (messageIds.length === 0) return;
+  await forgetDeliveries(trx, queue, subscriptionId, messageIds);
+  await finishMessages(trx, queue, messageIds);
+}
+
+/** Takes deliveries away, and lets what stood behind them come. Where the queue is FIFO it is the subscription's turn. */
+export async function forgetDeliveries(
+  trx: Db,
+  queue: Pick<QueueRow, "project_id">,
+  subscriptionId: string,
+  messageIds: readonly string[],
+): Promise<void> {
   const { rows } = await sql<{ group_id: string | null }>`
     delete from push_deliveries
     where project_id = ${queue.project_id} and subscription_id = ${subscriptionId} and message_id = any(${messageIds}::uuid[])
     returning group_id`.execute(trx);
   const groups = new Set(rows.flatMap(({ group_id }) => (group_id === null ? [] : [group_id])));
   await makeHeadsDue(trx, queue.project_id, subscriptionId, [...groups]);
-  await finishMessages(trx, queue, messageIds);
 }
 
 /**
@@ -224,28 +234,17 @@ export async function dropDeliveries(
   return ids;
 }
 
-/** Forgets deliveries of messages that are gone from the queue's push lane, and lets what stood behind them come. */
-export async function dropOrphanedDeliveries(trx: Db, queue: QueueRow): Promise<void> {
-  if (queue.type === "fifo") {
-    const { rows } = await sql<{ subscription_id: string }>`
-      select subscription_id from push_subscriptions
-      where project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`.execute(trx);
-    await takeTurns(
-      trx,
-      rows.map((row) => row.subscription_id),
-    );
-  }
-  const { rows } = await sql<{ subscription_id: string; groups: string[] }>`
-    with gone as (
-      delete from push_deliveries d
-      where d.project_id = ${queue.project_id} and d.queue_id = ${queue.queue_id} and not exists (
-        select from messages m
-        where m.project_id = d.project_id and m.queue_id = ${queue.push_lane_id} and m.message_id = d.message_id)
-      returning d.subscription_id, d.group_id
-    )
-    select subscription_id, array_agg(distinct group_id) as groups from gone where group_id is not null
-    group by subscription_id`.execute(trx);
-  for (const { subscription_id, groups } of rows) await makeHeadsDue(trx, queue.project_id, subscription_id, groups);
+/**
+ * Waits for the turns of a queue's subscriptions, where it is FIFO, and returns their ids. Whoever locks messages that they
+ * have does so afterwards.
+ */
+export async function takeTurnsOfQueue(trx: Db, queue: QueueRow): Promise<string[]> {
+  const { rows } = await sql<{ subscription_id: string }>`
+    select subscription_id from push_subscriptions
+    where project_id = ${queue.project_id} and queue_id = ${queue.queue_id}`.execute(trx);
+  const ids = rows.map((row) => row.subscription_id);
+  if (queue.type === "fifo") await takeTurns(trx, ids);
+  return ids;
 }
 
 /** Deletes up to `limit` deliveries of messages whose retention ended, lets their groups go on, and returns how many. */

@@ -115,6 +115,19 @@ export async function nackMessages(trx: Db, queue: QueueRow, nacks: readonly Nac
   });
 }
 
+/**
+ * Takes back that messages were handed out under these live leases, and the failure before it, which whoever nacks them now
+ * counts again: nothing was tried under the leases.
+ */
+export async function uncountHandOuts(trx: Db, queue: QueueRow, keys: readonly DeliveryKey[]): Promise<void> {
+  if (keys.length === 0) return;
+  await sql`
+    update messages m set receive_count = m.receive_count - 1, failure_count = m.failure_count - 1
+    from unnest(${keys.map(({ messageId }) => messageId)}::uuid[], ${keys.map(({ receipt }) => receipt)}::uuid[]) as u (id, receipt)
+    where m.project_id = ${queue.project_id} and m.queue_id = ${queue.queue_id} and m.message_id = u.id
+      and m.lease_token = u.receipt and m.lease_expires_at > carillon_now()`.execute(trx);
+}
+
 async function giveBack(trx: Db, nacks: readonly (NackMessage & PlacedMessage)[]): Promise<void> {
   if (nacks.length === 0) return;
   await sql`

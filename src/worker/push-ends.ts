@@ -7,7 +7,7 @@ import type { MessageRow } from "../store/messages.ts";
 import { settleDeliveries } from "../store/push-deliveries.ts";
 import type { PushTarget } from "../store/pushable.ts";
 import { abandonPush, finishPush, type Push } from "../store/pushes.ts";
-import { ackMessages, nackMessages } from "../store/settlements.ts";
+import { ackMessages, nackMessages, uncountHandOuts } from "../store/settlements.ts";
 import { attemptRecord } from "../webhook/attempt-record.ts";
 import type { AttemptOutcome } from "../webhook/post.ts";
 
@@ -49,6 +49,12 @@ export async function endInQueue(trx: Db, queue: QueueRow, settlements: readonly
   await releaseLeases(trx, queue, new Map(released.map(({ message, receipt }) => [receipt, message.message_id])));
   const failed = inOrder.flatMap(({ message, receipt, target, decision }) =>
     decision.kind === "ack" || decision.kind === "release" ? [] : [{ message, receipt, target, decision }],
+  );
+  const untried = inOrder.filter(({ attempt }) => attempt === undefined);
+  await uncountHandOuts(
+    trx,
+    queue,
+    untried.map(({ message, receipt }) => ({ messageId: message.message_id, receipt })),
   );
   const outcomes = await nackMessages(
     trx,

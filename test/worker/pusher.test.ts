@@ -6,10 +6,12 @@ import { endpointOf } from "../../src/domain/endpoint.ts";
 import { formatId } from "../../src/domain/ids.ts";
 import { redriveDeadLetters } from "../../src/store/dead-letter-moves.ts";
 import { findEndpoint } from "../../src/store/endpoints.ts";
+import { listBlockedGroups } from "../../src/store/groups.ts";
 import { newHandOutMemory } from "../../src/store/hand-outs.ts";
 import { leaseMessages } from "../../src/store/leases.ts";
 import { purgeQueue } from "../../src/store/purge.ts";
 import { fanOut } from "../../src/store/push-fanout.ts";
+import { listGroupsOfSubscription } from "../../src/store/push-groups.ts";
 import {
   deletePushSubscription,
   findPushSubscription,
@@ -32,6 +34,7 @@ import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { deadLetters, makeQueue, publish } from "../support/queues.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { openSealed } from "../support/signing.ts";
+import { watching } from "../support/statements.ts";
 
 let t: TestDatabase;
 let wakeups: Wakeups;
@@ -355,21 +358,31 @@ describe("a push whose node dies under it", () => {
     expect(attempts.map(({ error }) => error)).toContain("lease_expired");
   });
 
-  test("is remembered in the dead letter with as many failures and attempts as there were", async () => {
-    await using world = await killing(3, 2, {}, { mode: "fanout", max_retries: 1 });
-    const { queue } = world;
-    const body = await t.db
-      .selectFrom("message_bodies")
-      .select("deaths")
-      .where("queue_id", "=", queue.graveyard_id)
-      .execute();
-    expect(body).toMatchObject([{ deaths: [{ failures: 2 }] }]);
-  });
+  test.each(["compete", "fanout"])(
+    "is remembered in the dead letter with as many failures and attempts as there were (%s)",
+    async (mode) => {
+      await using world = await killing(3, 2, { max_retries: 1_000 }, { mode, max_retries: 1 });
+      const { queue } = world;
+      const body = await t.db
+        .selectFrom("message_bodies")
+        .select("deaths")
+        .where("queue_id", "=", queue.graveyard_id)
+        .execute();
+      expect(body).toMatchObject([{ deaths: [{ attempts: 2, failures: 2 }] }]);
+      expect(await deadLetters(t.db, queue)).toMatchObject([{ receive_count: 2 }]);
+    },
+  );
 
   test.each(["compete", "fanout"])("parks its group with policy park (%s)", async (mode) => {
     const settings = { mode, max_retries: 1, group_failure_policy: "park" };
     await using world = await killing(3, 2, { type: "fifo", max_retries: 1 }, settings);
     const { receiver, queue } = world;
+    const subscriptionId = (await pushRuns(queue))[0]?.subscription_id ?? expect.fail();
+    const parked =
+      mode === "fanout"
+        ? await listGroupsOfSubscription(t.db, queue, subscriptionId, undefined, 1)
+        : await listBlockedGroups(t.db, queue, undefined, 1);
+    expect(parked).toMatchObject([{ reason: "parked", failure_count: 2 }]);
     await t.advanceClock(86_400);
     receiver.respond({});
     await pushAll(newPusher());
@@ -505,6 +518,31 @@ describe("fan-out", () => {
       expect((before ?? 0) - ((await left()) ?? 0)).toBeLessThanOrEqual(STEP);
     }
     expect(await left()).toBe(0);
+  });
+
+  test("a purge forgets what subscriptions have in steps", async () => {
+    const { queue, left } = await backlog(1);
+    const more = 10_050;
+    await sql`
+      with more as (
+        insert into messages (project_id, queue_id, message_id, seq, group_id, rank, priority, visible_at, published_at, expires_at)
+        select project_id, queue_id, gen_random_uuid(), seq + n, group_id, rank, priority, visible_at, published_at, expires_at
+        from messages, generate_series(1, ${more}) n where queue_id = ${queue.push_lane_id}
+        returning *
+      )
+      insert into push_deliveries (project_id, subscription_id, message_id, queue_id, seq, due_at, expires_at)
+      select more.project_id, subscription_id, message_id, ${queue.queue_id}, more.seq, carillon_now(), more.expires_at
+      from more join push_subscriptions s on s.queue_id = ${queue.queue_id}`.execute(t.db);
+    expect(await left()).toBe(2 * (more + 1));
+    const steps: number[] = [];
+    const db = watching(t.db, (statement) => {
+      if (statement.includes("delete from push_deliveries")) steps.push(statement.match(/[0-9a-f-]{36}/g)?.length ?? 0);
+    });
+    await db.transaction().execute((trx) => purgeQueue(trx, queue));
+    expect(Math.max(...steps)).toBeLessThanOrEqual(10_002);
+    expect(steps).toHaveLength(4);
+    expect(await left()).toBe(0);
+    expect(await queueStats(t.db, queue)).toMatchObject({ available: 0, in_flight: 0 });
   });
 
   test("takes nothing when every subscription has been deleted meanwhile", async () => {

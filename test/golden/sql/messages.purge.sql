@@ -21,6 +21,9 @@ where project_id = $1 and queue_id = $2 and message_id > $3
   and published_at <= carillon_now()
 order by message_id limit $4 for update;
 
+select subscription_id from push_subscriptions
+where project_id = $1 and queue_id = $2;
+
 select message_id, ctid::text as place from messages
 where project_id = $1 and queue_id = $2 and message_id > $3
   and published_at <= carillon_now()
