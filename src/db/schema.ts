@@ -35,6 +35,8 @@ export interface Database {
   callbacks: CallbacksTable;
   runs: RunsTable;
   run_attempts: RunAttemptsTable;
+  /** Those and, without an end, the attempts under way, which are recorded when they end. */
+  attempts: RunAttemptsTable;
   run_pings: RunPingsTable;
   replays: ReplaysTable;
   backfills: BackfillsTable;
@@ -528,8 +530,13 @@ interface RunsTable {
   attempt: Generated<number>;
   /** The run that this one replays: the first, also of a replay's replay. */
   replay_of: string | null;
+  /** The delivery_id of the attempt under way, of runs with an attempt_url. */
   lease_token: string | null;
   lease_expires_at: Date | null;
+  /** When the newest attempt was begun; null for pushes and pings, which are recorded otherwise. */
+  attempt_at: Date | null;
+  /** Where the newest attempt went or goes, likewise. */
+  attempt_url: string | null;
   response_status: number | null;
   error: string | null;
   fire_count: Generated<number>;

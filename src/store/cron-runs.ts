@@ -4,6 +4,7 @@ import type { JobPlan, LiveRuns, PlannedRun } from "../domain/firing.ts";
 import { ON_TIME_MS } from "../domain/misfire.ts";
 import { RUN_ERRORS, type RunTransition, retentionSeconds } from "../domain/run.ts";
 import { awaitedSeconds } from "./monitors.ts";
+import { recordAttempt } from "./run-attempts.ts";
 import { applyTransition, type RunOwner } from "./runs.ts";
 
 /** Stops leasing of the live runs of these jobs, whose locks the caller holds, and gives them by job, oldest first. */
@@ -56,6 +57,7 @@ async function endRuns(trx: Db, job: RunOwner, runs: readonly RunRow[], transiti
   for (const run of runs) {
     const key = { projectId: job.project_id, runId: run.run_id };
     await applyTransition(trx, key, { states: ["pending", "running", "retrying"] }, transition, job);
+    if (run.lease_token !== null) await recordAttempt(trx, key, run.lease_token, { error: null }, null);
   }
 }
 

@@ -52,7 +52,7 @@ const joined = sql`
 /** The project's delivery of that id, or undefined. */
 export async function findDelivery(db: Db, projectId: string, deliveryId: string): Promise<DeliveryRow | undefined> {
   const { rows } = await sql<DeliveryRow>`
-    select ${columns("with body")} from run_attempts a ${joined}
+    select ${columns("with body")} from attempts a ${joined}
     where a.project_id = ${projectId} and a.delivery_id = ${deliveryId}`.execute(db);
   return rows[0];
 }
@@ -80,7 +80,7 @@ export async function listDeliveries(
       select a.delivery_id from walk a ${joined} where ${isWanted(filter)} order by a.delivery_id desc limit ${limit + 1}
     )
     select ${columns("without body")}, edge.* from edge
-    left join (wanted join run_attempts a on a.project_id = ${projectId} and a.delivery_id = wanted.delivery_id ${joined})
+    left join (wanted join attempts a on a.project_id = ${projectId} and a.delivery_id = wanted.delivery_id ${joined})
       on true
     order by a.delivery_id desc`.execute(db);
   const found = rows.filter((row) => row.delivery_id !== null);
@@ -116,7 +116,7 @@ function walk(projectId: string, filter: DeliveryFilter, start: WalkStart | unde
         : sql``;
   return sql`
     with walk as materialized (
-      select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from run_attempts
+      select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from attempts
       where project_id = ${projectId} ${ofRuns}
         ${startOf(start)}
         ${until === undefined ? sql`` : sql`and delivery_id < carillon_first_id(${until}::timestamptz + make_interval(secs => ${SLACK_SECONDS}))`}
@@ -166,7 +166,7 @@ const isOver = sql`a.attempt = r.attempt and r.state in ('succeeded', 'failed', 
 /** The id of the newest delivery of a project: those above it are begun later. Undefined when there is none. */
 export async function newestDelivery(db: Db, projectId: string): Promise<string | undefined> {
   const { rows } = await sql<{ delivery_id: string }>`
-    select delivery_id from run_attempts where project_id = ${projectId} order by delivery_id desc limit 1`.execute(db);
+    select delivery_id from attempts where project_id = ${projectId} order by delivery_id desc limit 1`.execute(db);
   return rows[0]?.delivery_id;
 }
 
@@ -229,8 +229,8 @@ export async function findReplayable(
 }
 
 /**
- * Deletes up to `limit` attempts that were begun more than `days` ago, at least one day, and returns how many. None is under
- * way for so long: those without an end are of nodes that died.
+ * Deletes up to `limit` attempts that were begun more than `days` ago, at least one day, and returns how many. No push
+ * is under way for so long: records without an end are of nodes that died.
  */
 export async function pruneDeliveries(db: Db, limit: number, days: number): Promise<number> {
   const { numAffectedRows } = await sql`

@@ -50,32 +50,38 @@ export function recordOutcome(
     where project_id = ${projectId} and run_id = ${runId} and attempt = ${attempt}`;
 }
 
-/** Completes the record of an attempt. `nextAttemptAt`: when the next one is to follow; null for none. */
-export async function finishAttempt(
+/**
+ * Records the newest attempt of a run that is sent, when it has been settled; nothing for runs of other kinds.
+ *
+ * @param deliveryId the token of the lease that it was made under.
+ * @param record how it ended; where nobody knows, as its node was lost, only why, and it stays without an end.
+ * @param nextAttemptAt when the next one is to follow; null for none.
+ */
+export async function recordAttempt(
   trx: Db,
-  attempt: AttemptId,
-  record: AttemptRecord,
+  { projectId, runId }: Pick<AttemptId, "projectId" | "runId">,
+  deliveryId: string,
+  record: AttemptRecord | { readonly error: string | null },
   nextAttemptAt: Date | null,
 ): Promise<void> {
-  await recordOutcome(attempt, record, sql`${nextAttemptAt}::timestamptz`).execute(trx);
+  const ended = "durationMs" in record ? record : undefined;
+  await sql`
+    insert into run_attempts (project_id, run_id, attempt, delivery_id, url, started_at, finished_at, response_status, error,
+      duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, request_headers, response_headers, response_body, next_attempt_at)
+    select project_id, run_id, attempt, ${deliveryId}, attempt_url, attempt_at,
+      ${ended === undefined ? null : sql`carillon_now()`}, ${ended?.responseStatus ?? null}::int, ${record.error},
+      ${ended?.durationMs ?? null}::int, ${ended?.timings.dnsMs ?? null}::real, ${ended?.timings.connectMs ?? null}::real,
+      ${ended?.timings.tlsMs ?? null}::real, ${ended?.timings.firstByteMs ?? null}::real,
+      ${ended === undefined ? null : JSON.stringify(ended.requestHeaders)}::jsonb,
+      ${ended?.responseHeaders ? JSON.stringify(ended.responseHeaders) : null}::jsonb, ${ended?.responseBody ?? null}::bytea,
+      ${nextAttemptAt}::timestamptz
+    from runs where project_id = ${projectId} and run_id = ${runId} and attempt_url is not null`.execute(trx);
 }
 
-/** Notes why an attempt has no outcome: its node died under it. Its end stays open, because nobody knows it. */
-export async function abandonAttempt(trx: Db, attempt: AttemptId, error: string): Promise<void> {
-  await trx
-    .updateTable("run_attempts")
-    .set({ error })
-    .where("project_id", "=", attempt.projectId)
-    .where("run_id", "=", attempt.runId)
-    .where("attempt", "=", attempt.attempt)
-    .where("finished_at", "is", null)
-    .execute();
-}
-
-/** The attempts of a run, oldest first. */
+/** The attempts of a run, oldest first, with the one under way. */
 export async function listAttempts(db: Db, projectId: string, runId: string): Promise<RunAttemptRow[]> {
   return db
-    .selectFrom("run_attempts")
+    .selectFrom("attempts")
     .selectAll()
     .where("project_id", "=", projectId)
     .where("run_id", "=", runId)

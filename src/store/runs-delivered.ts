@@ -5,7 +5,7 @@ import { countOutcome } from "./cron-failures.ts";
 import { keepFires } from "./cron-watch.ts";
 import type { AttemptRecord } from "./run-attempts.ts";
 import type { RunOwner } from "./runs.ts";
-import { type AttemptKey, lockOwners, lockTasks, releaseWaiting, type SettleOutcome } from "./runs-leasing.ts";
+import { type AttemptKey, lockOwners, releaseWaiting, type SettleOutcome } from "./runs-leasing.ts";
 
 /** An attempt that the receiver took. */
 export interface DeliveredAttempt {
@@ -23,10 +23,16 @@ export async function settleDelivered(
   projectId: string,
   attempts: readonly DeliveredAttempt[],
 ): Promise<SettleOutcome[]> {
+  const cronIds = ownersOf(attempts, "cronId");
+  const outcomes = (settled: ReadonlyMap<string, unknown>, released: ReadonlySet<string>): SettleOutcome[] =>
+    attempts.map(({ run }) => {
+      if (!settled.has(run.runId)) return "stale";
+      return run.cronId !== null && released.has(run.cronId) ? "due" : "settled";
+    });
+  // One statement is a transaction by itself.
+  if (cronIds.length === 0) return outcomes(await recordAll(db, projectId, attempts, new Map()), new Set());
   return db.transaction().execute(async (trx) => {
-    const jobs = await lockOwners(trx, projectId, ownersOf(attempts, "cronId"));
-    const taskIds = ownersOf(attempts, "taskId");
-    if (taskIds.length > 0) await lockTasks(trx, projectId, taskIds);
+    const jobs = await lockOwners(trx, projectId, cronIds);
     const settled = await recordAll(trx, projectId, attempts, jobs);
     const ended = [...settled.values()];
     for (const { cron_id: cronId, replay_of: replayOf, fire_at: fireAt } of ended) {
@@ -35,12 +41,8 @@ export async function settleDelivered(
       await countOutcome(trx, job, "succeeded");
       await keepFires(trx, job, fireAt);
     }
-    const cronIds = new Set(ended.flatMap(({ cron_id: cronId }) => cronId ?? []));
-    const released = await releaseWaiting(trx, projectId, [...cronIds]);
-    return attempts.map(({ run }) => {
-      if (!settled.has(run.runId)) return "stale";
-      return run.cronId !== null && released.has(run.cronId) ? "due" : "settled";
-    });
+    const endedIds = new Set(ended.flatMap(({ cron_id: cronId }) => cronId ?? []));
+    return outcomes(settled, await releaseWaiting(trx, projectId, [...endedIds]));
   });
 }
 
@@ -58,7 +60,7 @@ interface SettledRun {
 
 /** The runs whose lease still held, by their ids; with the ends of their tasks and the records of their attempts. */
 async function recordAll(
-  trx: Db,
+  db: Db,
   projectId: string,
   attempts: readonly DeliveredAttempt[],
   jobs: ReadonlyMap<string, RunOwner>,
@@ -66,13 +68,13 @@ async function recordAll(
   const list = <T>(of: (attempt: DeliveredAttempt) => T): T[] => attempts.map(of);
   const keptSeconds = ({ run }: DeliveredAttempt) =>
     retentionSeconds(jobs.get(run.cronId ?? "")?.retention_days ?? DEFAULT_RETENTION_DAYS);
-  // Once more as an array: it leads to the rows by the primary key, whatever the planner expects of the project's runs.
+  // Once more as arrays: they lead to the rows by the primary keys, whatever the planner expects of the project's rows.
   const runIds = list(({ run }) => run.runId);
+  const taskIds = ownersOf(attempts, "taskId");
   const { rows } = await sql<SettledRun>`
     with ends as materialized (
       select * from unnest(
-        ${runIds}::uuid[], ${list(({ run }) => run.leaseToken)}::uuid[],
-        ${list(({ run }) => run.attempt)}::int[], ${list(keptSeconds)}::int[],
+        ${runIds}::uuid[], ${list(({ run }) => run.leaseToken)}::uuid[], ${list(keptSeconds)}::int[],
         ${list(({ responseStatus }) => responseStatus)}::int[],
         ${list(({ record }) => record.durationMs)}::int[], ${list(({ record }) => record.timings.dnsMs ?? null)}::real[],
         ${list(({ record }) => record.timings.connectMs ?? null)}::real[],
@@ -81,27 +83,33 @@ async function recordAll(
         ${list(({ record }) => JSON.stringify(record.requestHeaders))}::jsonb[],
         ${list(({ record }) => record.responseHeaders && JSON.stringify(record.responseHeaders))}::jsonb[],
         ${list(({ record }) => record.responseBody)}::bytea[]
-      ) as e (run_id, token, attempt, kept_seconds, response_status, duration_ms, dns_ms, connect_ms, tls_ms,
+      ) as e (run_id, token, kept_seconds, response_status, duration_ms, dns_ms, connect_ms, tls_ms,
               first_byte_ms, request_headers, response_headers, response_body)),
+    -- Tasks are locked before their runs, as everywhere.
+    held as materialized (
+      select from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
+      order by task_id for no key update),
     settled as (
       update runs r set state = 'succeeded', error = null, lease_token = null, lease_expires_at = null, waiting = false,
         parked = false, response_status = e.response_status, finished_at = carillon_now(),
         expires_at = carillon_now() + make_interval(secs => e.kept_seconds)
       from ends e
-      where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[]) and r.run_id = e.run_id
-        and r.state = 'running' and r.lease_token = e.token
-      returning r.run_id, r.cron_id, r.task_id, r.replay_of, r.fire_at),
+      -- Who has a token is running; said in words, the index of all that are running would seem good enough.
+      where (select count(*) from held) is not null
+        and r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[]) and r.run_id = e.run_id
+        and r.lease_token = e.token
+      returning r.run_id, r.cron_id, r.task_id, r.replay_of, r.fire_at, r.attempt, r.attempt_url, r.attempt_at),
     done as (
       update tasks t set state = 'succeeded' from settled s
-      where t.project_id = ${projectId} and t.task_id = s.task_id and t.state in ('scheduled', 'running', 'retrying')),
+      where t.project_id = ${projectId} and t.task_id = any(${taskIds}::uuid[]) and t.task_id = s.task_id
+        and t.state in ('scheduled', 'running', 'retrying')),
     recorded as (
-      update run_attempts a set finished_at = carillon_now(), error = null, next_attempt_at = null,
-        response_status = e.response_status, duration_ms = e.duration_ms, dns_ms = e.dns_ms, connect_ms = e.connect_ms,
-        tls_ms = e.tls_ms, first_byte_ms = e.first_byte_ms, request_headers = e.request_headers,
-        response_headers = e.response_headers, response_body = e.response_body
-      from settled s join ends e using (run_id)
-      where a.project_id = ${projectId} and a.run_id = any(${runIds}::uuid[]) and a.run_id = s.run_id
-        and a.attempt = e.attempt)
-    select run_id, cron_id, replay_of, fire_at from settled`.execute(trx);
+      insert into run_attempts (project_id, run_id, attempt, delivery_id, url, started_at, finished_at, response_status,
+        duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, request_headers, response_headers, response_body)
+      select ${projectId}, run_id, s.attempt, e.token, s.attempt_url, s.attempt_at, carillon_now(), e.response_status,
+        e.duration_ms, e.dns_ms, e.connect_ms, e.tls_ms, e.first_byte_ms, e.request_headers, e.response_headers,
+        e.response_body
+      from settled s join ends e using (run_id))
+    select run_id, cron_id, replay_of, fire_at from settled`.execute(db);
   return new Map(rows.map((row) => [row.run_id, row]));
 }

@@ -6,7 +6,7 @@ import type { SealedKey } from "../domain/signing-key.ts";
 import { publishRun } from "./cron-publishing.ts";
 import { admitRequests, type Grant } from "./endpoint-admission.ts";
 import { disableWebhookOf } from "./event-webhooks.ts";
-import { type AttemptRecord, abandonAttempt, finishAttempt } from "./run-attempts.ts";
+import { type AttemptRecord, recordAttempt } from "./run-attempts.ts";
 import { applyTransition, type RunKey, type RunOwner } from "./runs.ts";
 import type { DueRun } from "./runs-due.ts";
 import { signersOf } from "./signing-keys.ts";
@@ -52,69 +52,86 @@ export interface LeasedRun extends RunKey {
 }
 
 /**
- * Leases those of the project's runs that are still due, that nobody else is leasing and that their endpoints admit, and
- * records the attempt of each, so that one whose node dies under it is counted. What is not admitted stays as it is.
+ * Leases those of the project's runs that are still due, that nobody else is leasing and that their endpoints admit. From then
+ * on each run says what attempt is under way, so that one whose node dies under it is counted. What is not admitted stays as it
+ * is.
  */
 export async function leaseRuns(db: Db, projectId: string, runs: readonly DueRun[]): Promise<LeasedRun[]> {
-  const taskIds = runs.flatMap(({ taskId }) => (taskId === null ? [] : [taskId]));
-  const lease = async (trx: Db): Promise<LeasedRun[]> => {
+  const wanted = (due: readonly DueRun[]) => ({
+    runIds: due.map(({ runId }) => runId),
+    taskIds: due.flatMap(({ taskId }) => taskId ?? []),
+  });
+  // One statement is a transaction by itself.
+  if (!runs.some(({ guarded }) => guarded)) return lease(db, projectId, wanted(runs), new Map());
+  return db.transaction().execute(async (trx) => {
+    const { taskIds } = wanted(runs);
     const tasks = new Set(taskIds.length === 0 ? [] : await lockFreeTasks(trx, projectId, taskIds));
     const free = runs.filter(({ taskId }) => taskId === null || tasks.has(taskId));
     const grants = await admitGuarded(trx, projectId, free);
-    const runIds = withinGrants(free, grants).map(({ runId }) => runId);
-    if (runIds.length === 0) return [];
-    const { rows } = await sql<Omit<LeasedRun, "probe" | "guarded"> & { readonly endpointId: string }>`
-      with due as materialized (
-        select r.run_id,
-          coalesce(c.url, t.url, w.url, b.url) as url, b.subscription_id,
-          coalesce(c.payload, t.payload, b.body) as payload,
-          coalesce(c.content_type, t.content_type, b.content_type, 'application/json') as content_type,
-          coalesce(c.headers, t.headers, b.headers, '{}') as headers,
-          ${signersOf(sql.ref("r.project_id"), sql`coalesce(r.cron_id, r.task_id, b.webhook_id, b.subscription_id, b.signer_id)`)} as signers,
-          coalesce(c.timeout_seconds, t.timeout_seconds, ${CALLBACK_TIMEOUT_SECONDS}) as timeout_seconds,
-          coalesce(c.retries, t.retries, 0) as retries,
-          coalesce(c.backoff, t.backoff) as backoff
-        from runs r
-        -- Run by run: as joins, all of a project's rows are read for each run where the planner knows of few.
-        left join lateral (
-          select * from cron_jobs where project_id = r.project_id and cron_id = r.cron_id limit 1) c on true
-        left join lateral (
-          select * from tasks where project_id = r.project_id and task_id = r.task_id limit 1) t on true
-        left join lateral (
-          select * from callbacks where project_id = r.project_id and callback_id = r.callback_id limit 1) b on true
-        left join event_webhooks w on w.project_id = b.project_id and w.webhook_id = b.webhook_id
-        where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[])
-          and r.state in ('pending', 'retrying') and not r.waiting and r.run_at <= carillon_now()
-          and (r.start_by is null or r.attempt > 0 or r.start_by > carillon_now())
-        for update of r skip locked),
-      leased as (
-        update runs set state = 'running', parked = false, attempt = runs.attempt + 1, lease_token = gen_random_uuid(),
-          lease_expires_at = carillon_now() + make_interval(secs => due.timeout_seconds + ${LEASE_MARGIN_SECONDS}::int),
-          started_at = coalesce(started_at, carillon_now())
-        from due
-        where runs.project_id = ${projectId} and runs.run_id = any(${runIds}::uuid[]) and runs.run_id = due.run_id
-        returning runs.*),
-      recorded as (
-        insert into run_attempts (project_id, run_id, attempt, url)
-        select l.project_id, l.run_id, l.attempt, due.url from leased l join due on due.run_id = l.run_id)
-      select l.project_id as "projectId", l.run_id as "runId", l.kind, l.cron_id as "cronId", l.task_id as "taskId",
-        l.endpoint_id as "endpointId", l.trigger, l.fire_at as "fireAt",
-        coalesce(l.effective_at, l.fire_at) as "effectiveAt", carillon_now() as "leasedAt", l.attempt,
-        l.lease_token as "leaseToken",
-        l.message_id as "messageId", l.replay_of as "replayOf", due.subscription_id as "subscriptionId", due.url,
-        due.payload, due.content_type as "contentType", due.headers, due.signers,
-        due.timeout_seconds as "timeoutSeconds", due.retries, due.backoff
-      from leased l join due on due.run_id = l.run_id
-      order by l.run_at`.execute(trx);
-    if (tasks.size > 0) await markRunning(trx, projectId, rows);
-    return rows.map((run) => {
-      const grant = grants.get(run.endpointId);
-      return { ...run, probe: grant?.probe ?? false, guarded: grant !== undefined };
-    });
-  };
-  // One statement is a transaction by itself.
-  const isOneStatement = taskIds.length === 0 && !runs.some(({ guarded }) => guarded);
-  return isOneStatement ? lease(db) : db.transaction().execute(lease);
+    return lease(trx, projectId, wanted(withinGrants(free, grants)), grants);
+  });
+}
+
+async function lease(
+  db: Db,
+  projectId: string,
+  { runIds, taskIds }: { readonly runIds: readonly string[]; readonly taskIds: readonly string[] },
+  grants: ReadonlyMap<string, Grant>,
+): Promise<LeasedRun[]> {
+  if (runIds.length === 0) return [];
+  const owner = sql<string | null>`coalesce(r.cron_id, r.task_id, b.webhook_id, b.subscription_id, b.signer_id)`;
+  const { rows } = await sql<Omit<LeasedRun, "probe" | "guarded"> & { readonly endpointId: string }>`
+    -- Tasks are locked before their runs, as everywhere, and read as they are then.
+    with held as materialized (
+      select task_id, url, payload, content_type, headers, timeout_seconds, retries, backoff from tasks
+      where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
+      for no key update skip locked),
+    due as materialized (
+      select r.run_id,
+        coalesce(c.url, t.url, w.url, b.url) as url, b.subscription_id,
+        coalesce(c.payload, t.payload, b.body) as payload,
+        coalesce(c.content_type, t.content_type, b.content_type, 'application/json') as content_type,
+        coalesce(c.headers, t.headers, b.headers, '{}') as headers,
+        ${signersOf(sql<string>`${projectId}::uuid`, owner)} as signers,
+        coalesce(c.timeout_seconds, t.timeout_seconds, ${CALLBACK_TIMEOUT_SECONDS}) as timeout_seconds,
+        coalesce(c.retries, t.retries, 0) as retries,
+        coalesce(c.backoff, t.backoff) as backoff
+      from runs r
+      left join held t on t.task_id = r.task_id
+      -- Run by run: as joins, all of a project's rows are read for each run where the planner knows of few.
+      left join lateral (
+        select * from cron_jobs where project_id = r.project_id and cron_id = r.cron_id limit 1) c on true
+      left join lateral (
+        select * from callbacks where project_id = r.project_id and callback_id = r.callback_id limit 1) b on true
+      left join event_webhooks w on w.project_id = b.project_id and w.webhook_id = b.webhook_id
+      where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[])
+        and r.state in ('pending', 'retrying') and not r.waiting and r.run_at <= carillon_now()
+        and (r.start_by is null or r.attempt > 0 or r.start_by > carillon_now())
+        and (r.task_id is null or t.task_id is not null)
+      for update of r skip locked),
+    leased as (
+      update runs set state = 'running', parked = false, attempt = runs.attempt + 1, lease_token = carillon_id(),
+        lease_expires_at = carillon_now() + make_interval(secs => due.timeout_seconds + ${LEASE_MARGIN_SECONDS}::int),
+        started_at = coalesce(started_at, carillon_now()), attempt_at = carillon_now(), attempt_url = due.url
+      from due
+      where runs.project_id = ${projectId} and runs.run_id = any(${runIds}::uuid[]) and runs.run_id = due.run_id
+      returning runs.*),
+    begun as (
+      update tasks t set state = 'running' from leased l
+      where t.project_id = ${projectId} and t.task_id = any(${taskIds}::uuid[]) and t.task_id = l.task_id)
+    select l.project_id as "projectId", l.run_id as "runId", l.kind, l.cron_id as "cronId", l.task_id as "taskId",
+      l.endpoint_id as "endpointId", l.trigger, l.fire_at as "fireAt",
+      coalesce(l.effective_at, l.fire_at) as "effectiveAt", carillon_now() as "leasedAt", l.attempt,
+      l.lease_token as "leaseToken",
+      l.message_id as "messageId", l.replay_of as "replayOf", due.subscription_id as "subscriptionId", due.url,
+      due.payload, due.content_type as "contentType", due.headers, due.signers,
+      due.timeout_seconds as "timeoutSeconds", due.retries, due.backoff
+    from leased l join due on due.run_id = l.run_id
+    order by l.run_at`.execute(db);
+  return rows.map((run) => {
+    const grant = grants.get(run.endpointId);
+    return { ...run, probe: grant?.probe ?? false, guarded: grant !== undefined };
+  });
 }
 
 /** What endpoints that are guarded admit of the runs; others are not in the answer. */
@@ -140,13 +157,6 @@ async function lockFreeTasks(trx: Db, projectId: string, taskIds: readonly strin
     select task_id from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
     for no key update skip locked`.execute(trx);
   return rows.map(({ task_id }) => task_id);
-}
-
-async function markRunning(trx: Db, projectId: string, leased: readonly Pick<LeasedRun, "taskId">[]): Promise<void> {
-  const taskIds = leased.flatMap(({ taskId }) => (taskId === null ? [] : [taskId]));
-  await sql`update tasks set state = 'running' where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])`.execute(
-    trx,
-  );
 }
 
 /** An attempt under way: what is needed to settle its run. */
@@ -181,8 +191,8 @@ export async function settleRun(
     if (settledRun === undefined) return "stale";
     // What is to be tried again goes where its job now points.
     const settled = job === undefined ? settledRun : await publishRun(trx, job, settledRun);
-    if (record === undefined) await abandonAttempt(trx, run, RUN_ERRORS.leaseExpired);
-    else await finishAttempt(trx, run, record, settled.state === "retrying" ? settled.run_at : null);
+    const nextAttemptAt = record !== undefined && settled.state === "retrying" ? settled.run_at : null;
+    await recordAttempt(trx, run, run.leaseToken, record ?? { error: RUN_ERRORS.leaseExpired }, nextAttemptAt);
     if (run.kind === "callback" && record?.disable) await disableWebhookOf(trx, run.projectId, run.runId);
 
     if (settled.finished_at === null) return "settled";

@@ -16,17 +16,22 @@ export interface NewSigningKey {
 /**
  * The keys that sign what `owner` sends, current ones first, as JSON of SealedKey[]: its own secrets or, where it has
  * none, its project's, and the project's key pairs. `owner` may be null. Both are SQL expressions.
+ *
+ * Few owners have keys of their own. Where `project` is the same for all rows, what signs for the others is read once.
  */
 export function signersOf(project: RawBuilder<string>, owner: RawBuilder<string | null>): RawBuilder<SealedKey[]> {
-  return sql<SealedKey[]>`(
+  const own = (also: RawBuilder<unknown>) => sql`
+    select from signing_keys o where o.project_id = ${project} and o.owner_id = ${owner} ${also}`;
+  const keys = (which: RawBuilder<unknown>) => sql`(
     select coalesce(jsonb_agg(jsonb_build_object('projectId', k.project_id, 'ownerId', k.owner_id,
       'algorithm', k.algorithm, 'sealed', k.sealed) order by k.valid_until desc, k.key_id desc), '[]')
     from signing_keys k
-    where k.project_id = ${project} and k.owner_id in (${owner}, ${project})
-      and (k.valid_until is null or k.valid_until > carillon_now())
-      and (k.owner_id = ${owner} or k.algorithm = 'v1a' or not exists (
-        select from signing_keys o
-        where o.project_id = ${project} and o.owner_id = ${owner} and o.algorithm = 'v1' and o.valid_until is null)))`;
+    where k.project_id = ${project} and (k.valid_until is null or k.valid_until > carillon_now()) and ${which})`;
+  return sql<SealedKey[]>`
+    case when exists (${own(sql``)}) then ${keys(sql`
+      k.owner_id in (${owner}, ${project}) and (k.owner_id = ${owner} or k.algorithm = 'v1a'
+        or not exists (${own(sql`and o.algorithm = 'v1' and o.valid_until is null`)}))`)}
+    else ${keys(sql`k.owner_id = ${project}`)} end`;
 }
 
 /** The owner's current key, or undefined. */

@@ -171,6 +171,8 @@ async function beforeTheRecord({ database, order, kill }: Doomed): Promise<Recei
       return waiting[0]?.pid;
     });
     await kill();
+    // A statement that the node has sent, and that is a transaction by itself, would still be carried out.
+    await sql`select pg_terminate_backend(${recorder})`.execute(database.db);
   } finally {
     await holder.rollback().execute();
   }
@@ -261,7 +263,7 @@ async function deliveries(database: TestDatabase) {
     select r.run_id, r.replay_of, r.message_id, r.state, extract(epoch from r.run_at - carillon_now())::float8 as due_in,
       json_agg(json_build_object('attempt', a.attempt, 'ended', a.finished_at is not null, 'status', a.response_status)
                order by a.attempt) as attempts
-    from runs r join run_attempts a using (project_id, run_id)
+    from runs r join attempts a using (project_id, run_id)
     where r.replay_of is not null or r.state <> 'failed'
     group by r.project_id, r.run_id`.execute(database.db);
   return rows;

@@ -2,10 +2,11 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { expect, test } from "vitest";
 import { OverlapPolicy, RunState } from "../../gen/scheduling/v1/run_pb.js";
 import { TaskState } from "../../gen/scheduling/v1/task_service_pb.js";
-import type { AttemptRecord } from "../../src/store/run-attempts.ts";
+import { type DeliveryRow, findDelivery, listDeliveries } from "../../src/store/deliveries.ts";
+import { type AttemptRecord, listAttempts } from "../../src/store/run-attempts.ts";
 import { settleDelivered } from "../../src/store/runs-delivered.ts";
 import { dueRuns } from "../../src/store/runs-due.ts";
-import { type LeasedRun, leaseRuns } from "../../src/store/runs-leasing.ts";
+import { type LeasedRun, leaseRuns, settleRun } from "../../src/store/runs-leasing.ts";
 import { createJob, type RunWorld, runWorld } from "../support/runs.ts";
 import { watching } from "../support/statements.ts";
 
@@ -53,7 +54,7 @@ test("what is delivered together is settled together, each with its own record, 
   expect(runs.get(first.runId)).toMatchObject({ state: "succeeded", response_status: 202, lease_token: null });
   expect(runs.get(first.runId)?.expires_at).toBeInstanceOf(Date);
   expect(runs.get(lost.runId)).toMatchObject({ state: "running", lease_token: lost.leaseToken, finished_at: null });
-  const attempts = await world.db.selectFrom("run_attempts").selectAll().execute();
+  const attempts = await world.db.selectFrom("attempts").selectAll().execute();
   const attemptOf = ({ runId }: LeasedRun) => attempts.find(({ run_id: id }) => id === runId);
   expect(attemptOf(first)).toMatchObject({
     response_status: 202,
@@ -69,6 +70,39 @@ test("what is delivered together is settled together, each with its own record, 
   });
   expect(attemptOf(lost)).toMatchObject({ finished_at: null, response_status: null });
   expect(attemptOf(third)).toMatchObject({ response_headers: null, response_body: null, first_byte_ms: null });
+});
+
+test("an attempt is found while it is under way, and keeps its id, its start and its URL when it has ended", async () => {
+  await using world = await runWorld();
+  await scheduleTasks(world, 2);
+  const [first, second] = (await leaseDue(world)) as [LeasedRun, LeasedRun];
+  const list = async () => (await listDeliveries(world.db, world.projectId, {}, undefined, 10)).rows;
+  const underWay = await list();
+  expect(underWay.map(({ run_id }) => run_id).toSorted()).toEqual([first.runId, second.runId].toSorted());
+  for (const row of underWay) {
+    const { delivery_id, run_id, url } = row;
+    expect(row).toMatchObject({ state: "running", attempt: 1, url: first.url, finished_at: null, error: null });
+    expect(await findDelivery(world.db, world.projectId, delivery_id)).toMatchObject({ delivery_id, run_id, url });
+    expect(await listAttempts(world.db, world.projectId, run_id)).toMatchObject([{ delivery_id, url }]);
+  }
+
+  await settleDelivered(world.db, world.projectId, [delivered(first)]);
+  const failed = { to: "failed", error: "rejected", responseStatus: 500 } as const;
+  await settleRun(world.db, second, failed, { ...RECORD, responseStatus: 500, error: "rejected" });
+  const ids = ({ delivery_id, run_id, url, started_at }: DeliveryRow) => ({ delivery_id, run_id, url, started_at });
+  expect((await list()).map(ids)).toEqual(underWay.map(ids));
+  expect((await list()).map(({ state }) => state).toSorted()).toEqual(["failed", "succeeded"]);
+});
+
+test("the attempt of a run that is replaced while it is under way is recorded, without an end", async () => {
+  await using world = await runWorld();
+  const { cronId } = await createJob(world, { overlapPolicy: OverlapPolicy.CANCEL_PREVIOUS });
+  await world.cron.triggerCronJob({ cronId });
+  const [replaced] = (await leaseDue(world)) as [LeasedRun];
+  await world.cron.triggerCronJob({ cronId });
+  expect(await settleDelivered(world.db, world.projectId, [delivered(replaced)])).toEqual(["stale"]);
+  const attempts = await world.db.selectFrom("run_attempts").selectAll().execute();
+  expect(attempts).toMatchObject([{ run_id: replaced.runId, url: replaced.url, finished_at: null, error: null }]);
 });
 
 test("the number of statements does not grow with that of deliveries", async () => {

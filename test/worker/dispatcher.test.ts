@@ -402,7 +402,7 @@ test("an outcome is recorded when the database is back", async () => {
     .raw(`create function fail() returns trigger language plpgsql as
       $$ begin perform nextval('tries'); raise 'broken'; end $$`)
     .execute(world.db);
-  await sql`create trigger broken before update on run_attempts for each row execute function fail()`.execute(world.db);
+  await sql`create trigger broken before insert on run_attempts for each row execute function fail()`.execute(world.db);
   answer.resolve({});
   const tries = async () => (await sql<{ is_called: boolean }>`select is_called from tries`.execute(world.db)).rows[0];
   await expect.poll(tries).toEqual({ is_called: true });

@@ -31,6 +31,7 @@ import { up as targets } from "./0015-targets.ts";
 import { up as monitors } from "./0016-monitors.ts";
 import { up as droppedSubscriptions } from "./0019-dropped-subscriptions.ts";
 import { up as lapsedLeases } from "./0021-lapsed-leases.ts";
+import { up as attemptsUnderWay } from "./0022-attempts-under-way.ts";
 
 /** Every migration by name, in order. A static list, so that bundling cannot lose one. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -66,4 +67,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   "0016-monitors": { up: monitors },
   "0019-dropped-subscriptions": { up: droppedSubscriptions },
   "0021-lapsed-leases": { up: lapsedLeases },
+  "0022-attempts-under-way": { up: attemptsUnderWay },
 };

@@ -1,5 +1,5 @@
 with walk as materialized (
-    select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from run_attempts
+    select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from attempts
     where project_id = $1
       and delivery_id <= $2::uuid
     order by delivery_id desc limit $3

@@ -1,5 +1,5 @@
 with walk as materialized (
-    select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from run_attempts
+    select project_id, run_id, attempt, delivery_id, url, started_at, response_status, error from attempts
     where project_id = $1 and run_id = $2
     order by delivery_id desc limit $3
   ),
@@ -19,7 +19,7 @@ a.duration_ms, a.dns_ms, a.connect_ms, a.tls_ms, a.first_byte_ms, a.request_head
 a.next_attempt_at, null::bytea as response_body,
 r.kind, r.trigger, r.state, r.cron_id, r.task_id, r.message_id, r.replay_of,
 coalesce(r.subscription_id, b.subscription_id) as subscription_id, b.webhook_id, edge.* from edge
-  left join (wanted join run_attempts a on a.project_id = $5 and a.delivery_id = wanted.delivery_id
+  left join (wanted join attempts a on a.project_id = $5 and a.delivery_id = wanted.delivery_id
 join runs r on r.project_id = a.project_id and r.run_id = a.run_id
 left join callbacks b on b.project_id = r.project_id and b.callback_id = r.callback_id)
     on true

@@ -25,15 +25,21 @@ where e.project_id = s.project_id and e.endpoint_id = carillon_endpoint_id(s.url
 'max_retries', s.max_retries, 'backoff', s.backoff, 'visibility_timeout_seconds', s.visibility_timeout_seconds,
 'timeout_seconds', s.timeout_seconds, 'max_concurrency', s.max_concurrency,
 'group_failure_policy', s.group_failure_policy, 'dead_letter_queue_id', s.dead_letter_queue_id,
-'signers', (
+'signers',
+  case when exists (
+  select from signing_keys o where o.project_id = "s"."project_id" and o.owner_id = "s"."subscription_id" ) then (
   select coalesce(jsonb_agg(jsonb_build_object('projectId', k.project_id, 'ownerId', k.owner_id,
     'algorithm', k.algorithm, 'sealed', k.sealed) order by k.valid_until desc, k.key_id desc), '[]')
   from signing_keys k
-  where k.project_id = "s"."project_id" and k.owner_id in ("s"."subscription_id", "s"."project_id")
-    and (k.valid_until is null or k.valid_until > carillon_now())
-    and (k.owner_id = "s"."subscription_id" or k.algorithm = 'v1a' or not exists (
-      select from signing_keys o
-      where o.project_id = "s"."project_id" and o.owner_id = "s"."subscription_id" and o.algorithm = 'v1' and o.valid_until is null)))) order by s.subscription_id) filter (where not s.paused and not exists (
+  where k.project_id = "s"."project_id" and (k.valid_until is null or k.valid_until > carillon_now()) and
+    k.owner_id in ("s"."subscription_id", "s"."project_id") and (k.owner_id = "s"."subscription_id" or k.algorithm = 'v1a'
+      or not exists (
+  select from signing_keys o where o.project_id = "s"."project_id" and o.owner_id = "s"."subscription_id" and o.algorithm = 'v1' and o.valid_until is null)))
+  else (
+  select coalesce(jsonb_agg(jsonb_build_object('projectId', k.project_id, 'ownerId', k.owner_id,
+    'algorithm', k.algorithm, 'sealed', k.sealed) order by k.valid_until desc, k.key_id desc), '[]')
+  from signing_keys k
+  where k.project_id = "s"."project_id" and (k.valid_until is null or k.valid_until > carillon_now()) and k.owner_id = "s"."project_id") end) order by s.subscription_id) filter (where not s.paused and not exists (
 select from endpoints e
 where e.project_id = s.project_id and e.endpoint_id = carillon_endpoint_id(s.url) and e.guarded
   and e.ready_at > carillon_now())) as subscriptions,
