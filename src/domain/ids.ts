@@ -26,6 +26,7 @@ const HEX_VALUES = valuesOf(HEX_DIGITS);
 const CODES = Buffer.from(ALPHABET, "latin1");
 const HEX_CODES = Buffer.from(HEX_DIGITS, "latin1");
 const HYPHEN = 0x2d;
+const UNDERSCORE = 0x5f;
 /** Room for a UUID, and for the longest prefix, an underscore and 26 characters. */
 const scratch = Buffer.alloc(36);
 
@@ -45,7 +46,13 @@ function valuesOf(digits: string): Int8Array {
  * half a kilobyte for each id that is kept.
  */
 export function formatId(prefix: IdPrefix, uuid: string): string {
-  let length = scratch.write(`${prefix}_`, "latin1");
+  return scratch.toString("latin1", 0, writeId(scratch, 0, prefix, uuid));
+}
+
+/** Writes the public form of a stored id, which is `prefix.length + 27` bytes, and returns where it ends. */
+export function writeId(bytes: Buffer, start: number, prefix: IdPrefix, uuid: string): number {
+  let at = start + bytes.write(prefix, start, "latin1");
+  bytes[at++] = UNDERSCORE;
   // 26 characters of 5 bits are 130 bits: the first two are zero.
   let pending = 0;
   let bits = 2;
@@ -56,9 +63,9 @@ export function formatId(prefix: IdPrefix, uuid: string): string {
     bits += 4;
     if (bits < 5) continue;
     bits -= 5;
-    scratch[length++] = CODES[(pending >> bits) & 31] ?? 0;
+    bytes[at++] = CODES[(pending >> bits) & 31] ?? 0;
   }
-  return scratch.toString("latin1", 0, length);
+  return at;
 }
 
 /**

@@ -1,16 +1,16 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type {
-  ConsumeSessionRequest,
+import {
+  type ConsumeSessionRequest,
   ConsumeSessionResponseSchema,
-  ConsumeStreamRequest,
-  QueueService,
+  type ConsumeStreamRequest,
+  type QueueService,
 } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { Refusal } from "../errors.ts";
 import { nextBatch } from "./consume-stream.ts";
 import type { AppContext } from "./context.ts";
-import { toMessages } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
+import { toAnswer } from "./message-bytes.ts";
 import { ackAll, extendAll, nackAll } from "./settle-handlers.ts";
 import { StreamLeases } from "./stream-leases.ts";
 
@@ -35,7 +35,7 @@ export function consumeSession(app: AppContext): Pick<ServiceImpl<typeof QueueSe
         for (;;) {
           const event = await Promise.race([coming, messages]);
           if ("batch" in event) {
-            yield { messages: toMessages(await leases.renew(event.batch)) };
+            yield toAnswer(ConsumeSessionResponseSchema, ctx, await leases.renew(event.batch));
             messages = batch();
           } else {
             // What was waited for is called off, and nothing is to be told of it.

@@ -1,9 +1,13 @@
 import { ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
-import type { ConsumeStreamRequest, QueueService } from "../../gen/scheduling/v1/queue_service_pb.js";
+import {
+  type ConsumeStreamRequest,
+  ConsumeStreamResponseSchema,
+  type QueueService,
+} from "../../gen/scheduling/v1/queue_service_pb.js";
 import { Refusal } from "../errors.ts";
 import { type AppContext, projectOf } from "./context.ts";
-import { toMessages } from "./convert-queue.ts";
 import { requireQueue } from "./find-queue.ts";
+import { toAnswer } from "./message-bytes.ts";
 import { type StreamBatch, StreamLeases } from "./stream-leases.ts";
 
 /**
@@ -30,7 +34,7 @@ export function consumeStream(app: AppContext): Pick<ServiceImpl<typeof QueueSer
           ahead = lease();
           // Heard of when it is its turn.
           ahead.catch(() => {});
-          yield { messages: toMessages(await leases.renew(batch)) };
+          yield toAnswer(ConsumeStreamResponseSchema, ctx, await leases.renew(batch));
         }
       } finally {
         ended.abort(new Error("the stream is over"));

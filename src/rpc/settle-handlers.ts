@@ -96,10 +96,10 @@ export async function ackAll(
   queueName: string,
   items: readonly Pick<AckBatchItem, "messageId" | "receipt">[],
 ): Promise<AckResult[]> {
-  const inLine = await app.acks.add(projectOf(ctx), queueName, items.map(deliveryKey));
-  const others = items.filter((_, i) => inLine[i] === undefined);
-  const singly =
-    others.length === 0 ? [] : await app.singleAcks.add(projectOf(ctx), queueName, others.map(deliveryKey));
+  const keys = items.map(deliveryKey);
+  const inLine = await app.acks.add(projectOf(ctx), queueName, keys);
+  const others = keys.filter((_, i) => inLine[i] === undefined);
+  const singly = others.length === 0 ? [] : await app.singleAcks.add(projectOf(ctx), queueName, others);
   // Without items the queue is still looked for.
   if (items.length === 0 || singly === undefined) await requireQueue(app.db, ctx, queueName);
   let next = 0;
@@ -107,7 +107,7 @@ export async function ackAll(
     const acked = inLine[i];
     return { messageId, ...(acked === undefined ? singly?.[next++] : { acked: true, late: acked.late }) };
   });
-  tell(app, ctx, queueName, results, others.length > 0);
+  tell(app, ctx, queueName, results, { keys, wakesConsumers: others.length > 0 });
   return results;
 }
 
@@ -208,24 +208,34 @@ function isReleased(result: ExtendResult): boolean {
   return result.extended === true && result.leaseExpiresAt === undefined;
 }
 
-/** Says which messages were settled: there may be room for the next of a group, or of a stream that was full. */
+/**
+ * Says which messages were settled: there may be room for the next of a group, or of a stream that was full. `keys` are those
+ * of the results, where they have been read already.
+ */
 function tell(
   app: AppContext,
   ctx: HandlerContext,
   queueName: string,
   results: readonly Settlement[],
-  wakesConsumers = true,
+  { keys, wakesConsumers = true }: { readonly keys?: readonly DeliveryKey[]; readonly wakesConsumers?: boolean } = {},
 ): void {
-  const settled = results.filter(({ acked, nacked, extended }) => acked || nacked || extended);
-  if (settled.length === 0) return;
-  if (!isReplay(ctx)) {
-    const project = projectOf(ctx);
-    app.tally.add(project, queueName, "acked", settled.filter(({ acked, already }) => acked && !already).length);
-    app.tally.add(project, queueName, "nacked", settled.filter(({ nacked }) => nacked).length);
+  const ids: string[] = [];
+  let [acked, nacked] = [0, 0];
+  for (const [i, result] of results.entries()) {
+    if (!result.acked && !result.nacked && !result.extended) continue;
+    ids.push(keys?.[i]?.messageId ?? parseId("msg", result.messageId ?? "") ?? NIL_UUID);
+    if (result.acked && !result.already) acked += 1;
+    if (result.nacked) nacked += 1;
   }
-  app.handOuts.settled(settled.map(({ messageId }) => messageId ?? ""));
-  app.wakeups.wake(settledTopic(projectOf(ctx), queueName));
-  if (wakesConsumers) app.wakeups.wake(queueTopic(projectOf(ctx), queueName));
+  if (ids.length === 0) return;
+  const project = projectOf(ctx);
+  if (!isReplay(ctx)) {
+    app.tally.add(project, queueName, "acked", acked);
+    app.tally.add(project, queueName, "nacked", nacked);
+  }
+  app.handOuts.settled(ids);
+  app.wakeups.wake(settledTopic(project, queueName));
+  if (wakesConsumers) app.wakeups.wake(queueTopic(project, queueName));
 }
 
 /** Ids and receipts that cannot be ours become ones that nothing has, so that they are answered like unknown ones. */

@@ -1,7 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { ConsumeStreamRequest } from "../../gen/scheduling/v1/queue_service_pb.js";
 import { queueTopic, settledTopic } from "../db/wakeups.ts";
-import { formatId, parseId } from "../domain/ids.ts";
 import { extendLeases, type Leases, leasesOf, liveLeases, releaseLeases } from "../store/leases.ts";
 import type { MessageRow } from "../store/messages.ts";
 import { type AppContext, projectOf } from "./context.ts";
@@ -46,7 +45,7 @@ export class StreamLeases implements AsyncDisposable {
   readonly #open: ConsumeStreamRequest;
   /** Length of a lease in seconds. */
   readonly #seconds: number;
-  /** By the id that callers know. */
+  /** By the message's id. */
   readonly #out = new Map<string, { readonly receipt: string; readonly bytes: number }>();
   #bytes = 0;
   /** Mean size of the messages of the newest answer. Undefined: there was none. */
@@ -97,10 +96,9 @@ export class StreamLeases implements AsyncDisposable {
     for (const row of rows) {
       if (this.#bytes >= most) break;
       const bytes = row.payload.byteLength;
-      const id = formatId("msg", row.message_id);
       this.#bytes += bytes;
-      this.#out.set(id, { receipt: row.lease_token ?? "", bytes });
-      ids.push(id);
+      this.#out.set(row.message_id, { receipt: row.lease_token ?? "", bytes });
+      ids.push(row.message_id);
     }
     const count = ids.length;
     if (count > 0) this.#meanBytes = (this.#bytes - before) / count;
@@ -124,7 +122,7 @@ export class StreamLeases implements AsyncDisposable {
         const endsAt = row.lease_expires_at && new Date(row.lease_expires_at.getTime() + waitedMs);
         return { ...row, lease_expires_at: endsAt };
       }
-      this.#settled(formatId("msg", row.message_id));
+      this.#settled(row.message_id);
       return [];
     });
   }
@@ -198,7 +196,7 @@ export class StreamLeases implements AsyncDisposable {
   }
 
   #leases(): Leases {
-    return new Map(Array.from(this.#out, ([id, { receipt }]) => [receipt, parseId("msg", id) ?? ""]));
+    return new Map(Array.from(this.#out, ([id, { receipt }]) => [receipt, id]));
   }
 
   /** An extension that fails leaves the leases to run out, or to the next one. */

@@ -69,6 +69,8 @@ interface Unusual {
 }
 
 const USUAL: Unusual = { priority: 0, group_id: "", content_type: null, headers: null };
+/** One object for all messages, so that they are seen to have the same. */
+const NO_HEADERS: Record<string, string> = {};
 
 /**
  * Hands out the next messages of a queue's line, to each request up to its limit. Nothing while the queue is paused.
@@ -159,7 +161,7 @@ class MessageMaker {
       message_id: lineUuid(this.#ids, Number(seq)),
       payload,
       content_type: content_type ?? JSON_TYPE,
-      headers: headers ?? {},
+      headers: headers ?? NO_HEADERS,
       group_id,
       priority,
       receive_count: 1,
