@@ -4,6 +4,7 @@ import type { Order } from "../order.ts";
 import { KEY } from "../servers/carillon.ts";
 import type { GrpcClient } from "./grpc.ts";
 import { Http1Client, requestHead } from "./http1.ts";
+import { publishBatchRequest } from "./wire.ts";
 
 /** How publishes reach a node. */
 export type Face = "gRPC" | "Connect JSON" | "Connect binary" | "REST";
@@ -43,8 +44,8 @@ function grpcPublisher(grpc: GrpcClient): Publisher {
       await grpc.unary(QueueService.method.publish, { queue, payload: toBytes(order) });
     },
     async publishBatch(queue, orders) {
-      const messages = orders.map((order) => ({ payload: toBytes(order) }));
-      await grpc.unary(QueueService.method.publishBatch, { queue, messages });
+      const payloads = orders.map((order) => JSON.stringify(order));
+      await grpc.call(QueueService.method.publishBatch, publishBatchRequest(queue, payloads));
     },
     // The connection is the caller's.
     [Symbol.dispose]: () => {},

@@ -25,16 +25,21 @@ export class GrpcClient implements Disposable {
   }
 
   /** One call. Rejects with the method's name where there is no answer; the refusal itself is not read. */
-  unary<I extends DescMessage, O extends DescMessage>(
+  async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
   ): Promise<MessageShape<O>> {
-    const { promise, resolve, reject } = Promise.withResolvers<MessageShape<O>>();
-    let answer: MessageShape<O> | undefined;
+    return fromBinary(method.output, await this.call(method, toBinary(method.input, create(method.input, request))));
+  }
+
+  /** As `unary`, with messages in their binary form. */
+  call(method: DescMethodUnary, request: Uint8Array): Promise<Buffer> {
+    const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+    let answer: Buffer | undefined;
     const reader = new MessageReader((bytes) => {
-      answer = fromBinary(method.output, bytes);
+      answer = bytes;
     });
-    this.#connection().request(this.#head(method), frame(toBinary(method.input, create(method.input, request))), {
+    this.#connection().request(this.#head(method), frame(request), {
       onData: (chunk) => reader.read(chunk),
       onEnd: (error) => {
         // A call that was refused answers with trailers only.
@@ -45,14 +50,14 @@ export class GrpcClient implements Disposable {
     return promise;
   }
 
-  /** A server stream. Calls `onMessage` with each message; disposing it cancels the call. */
-  stream<I extends DescMessage, O extends DescMessage>(
-    method: DescMethodServerStreaming<I, O>,
+  /** A server stream. Calls `onMessage` with the binary form of each message; disposing it cancels the call. */
+  stream<I extends DescMessage>(
+    method: DescMethodServerStreaming<I>,
     request: MessageInitShape<I>,
-    onMessage: (message: MessageShape<O>) => void,
+    onMessage: (message: Buffer) => void,
     onEnd: (error: Error) => void,
   ): Disposable {
-    const reader = new MessageReader((bytes) => onMessage(fromBinary(method.output, bytes)));
+    const reader = new MessageReader(onMessage);
     const call = this.#connection().request(
       this.#head(method),
       frame(toBinary(method.input, create(method.input, request))),
