@@ -54,25 +54,33 @@ const BY_TURNS = sql`row_number() over (partition by q.project_id order by rando
  * give messages over.
  *
  * A message is looked for by scalar subqueries, one index each, because the planner may turn an `exists` into a scan of
- * all messages.
+ * all messages; leases that ran out by a function, which is bound to its indexes.
  */
 export async function pushableQueues(db: Db, limit: number, full: readonly string[]): Promise<PushableQueue[]> {
-  const { rows } = await sql<QueueRow & { subscriptions: PushTarget[]; fans_out: boolean }>`
-    select q.*, s.subscriptions, s.fans_out from (
-      select q.* from queues q
+  const { rows } = await sql<QueueRow & { subscriptions: PushTarget[]; fans_out: boolean; place: unknown }>`
+    with pushed as materialized (
+      select q.*, row_number() over () as place from queues q
       where not q.paused and (q.project_id, q.queue_id) in (
-          select s.project_id, s.queue_id from push_subscriptions s
-          where not s.paused and ${READY} and (s.mode = 'fanout' or s.subscription_id <> all(${full}::uuid[])))
-        and coalesce(
+        select s.project_id, s.queue_id from push_subscriptions s
+        where not s.paused and ${READY} and (s.mode = 'fanout' or s.subscription_id <> all(${full}::uuid[])))
+    ),
+    lapsed as materialized (
+      select l.place from (
+        select array_agg(project_id order by place) as projects, array_agg(name order by place) as names,
+               array_agg('-infinity'::timestamptz) as since
+        from pushed
+      ) all_pushed
+      cross join lateral carillon_lapsed(projects, names, since) as l (place)
+    )
+    select q.*, s.subscriptions, s.fans_out from (
+      select q.* from pushed q
+      where coalesce(
           (select true from messages m
            where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
              and m.rank <= carillon_now() and m.visible_at <= carillon_now() and m.expires_at > carillon_now() limit 1),
-          (select true from messages m
-           where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
           (select true from line_messages m
            where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
-          (select true from line_claims c
-           where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1))
+          (select true from lapsed where lapsed.place = q.place))
       order by ${BY_TURNS} limit ${limit}
     ) q
     cross join lateral (
@@ -81,7 +89,7 @@ export async function pushableQueues(db: Db, limit: number, full: readonly strin
       from push_subscriptions s
       where s.project_id = q.project_id and s.queue_id = q.queue_id
     ) s where s.subscriptions is not null`.execute(db);
-  return rows.map(({ subscriptions, fans_out, ...queue }) => ({ queue, subscriptions, fansOut: fans_out }));
+  return rows.map(({ subscriptions, fans_out, place: _, ...queue }) => ({ queue, subscriptions, fansOut: fans_out }));
 }
 
 /** A subscription that has messages of its own to push. */

@@ -3,6 +3,7 @@ import { sql } from "kysely";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Db } from "../../src/db/schema.ts";
 import { lookAtQueues, newHandOutMemory } from "../../src/store/hand-outs.ts";
+import { pushableQueues } from "../../src/store/pushable.ts";
 import type { NamedQueueRow } from "../../src/store/queues.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
 import { makeQueue } from "../support/queues.ts";
@@ -87,22 +88,61 @@ describe.each(["standard", "fifo"] as const)("a look at a %s queue", (type) => {
   });
 });
 
-test("a look at queues that are waited for reads no lease that lives, whatever the planner knows", async () => {
-  const queue = await makeQueue(t.db, randomUUID());
+/** Rows of leases that were read in the transaction. */
+async function leasesRead(trx: Db): Promise<number> {
+  const { rows } = await sql<{ read: number }>`
+    select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int as read from pg_stat_xact_user_tables
+    where relname in ('messages', 'line_claims')`.execute(trx);
+  return rows[0]?.read ?? Number.NaN;
+}
+
+/** Runs what is undone when it has been looked at. */
+async function undone(work: (trx: Db) => Promise<void>): Promise<void> {
   const done = new Error("undo");
-  const looking = t.db.transaction().execute(async (trx) => {
-    await lease(trx, queue, 3_600);
-    const read = async () => {
-      const { rows } = await sql<{ read: number }>`
-        select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int as read from pg_stat_xact_user_tables
-        where relname in ('messages', 'line_claims')`.execute(trx);
-      return rows[0]?.read ?? Number.NaN;
-    };
-    const before = await read();
-    const waiting = [{ projectId: queue.project_id, queueName: queue.name, memory: newHandOutMemory() }];
-    expect(await lookAtQueues(trx, waiting)).toEqual({ withWork: [], nextDueInMs: undefined });
-    expect((await read()) - before).toBeLessThan(50);
+  const working = t.db.transaction().execute(async (trx) => {
+    await work(trx);
     throw done;
   });
-  await expect(looking).rejects.toBe(done);
+  await expect(working).rejects.toBe(done);
+}
+
+test("a look at queues that are waited for reads no lease that lives, whatever the planner knows", async () => {
+  const queue = await makeQueue(t.db, randomUUID());
+  await undone(async (trx) => {
+    await lease(trx, queue, 3_600);
+    const before = await leasesRead(trx);
+    const waiting = [{ projectId: queue.project_id, queueName: queue.name, memory: newHandOutMemory() }];
+    expect(await lookAtQueues(trx, waiting)).toEqual({ withWork: [], nextDueInMs: undefined });
+    expect((await leasesRead(trx)) - before).toBeLessThan(50);
+  });
+});
+
+describe("a look at queues that are pushed", () => {
+  const pushed = async () => {
+    const queue = await makeQueue(t.db, randomUUID());
+    await sql`
+      insert into push_subscriptions (project_id, queue_id, url, mode)
+      values (${queue.project_id}, ${queue.queue_id}, 'https://a.example/', 'compete')`.execute(t.db);
+    return queue;
+  };
+  const found = async (trx: Db) => (await pushableQueues(trx, 100, [])).map(({ queue }) => queue.name);
+
+  test("reads no lease that lives, whatever the planner knows", async () => {
+    const queue = await pushed();
+    await undone(async (trx) => {
+      await lease(trx, queue, 3_600);
+      const before = await leasesRead(trx);
+      expect(await found(trx)).not.toContain(queue.name);
+      expect((await leasesRead(trx)) - before).toBeLessThan(50);
+    });
+  });
+
+  test.each(["messages", "line_claims"])("finds one whose leases ran out, in %s", async (table) => {
+    const queue = await pushed();
+    await undone(async (trx) => {
+      await lease(trx, queue, -60);
+      await sql`delete from ${sql.ref(table === "messages" ? "line_claims" : "messages")}`.execute(trx);
+      expect(await found(trx)).toContain(queue.name);
+    });
+  });
 });

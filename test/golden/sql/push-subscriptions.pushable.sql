@@ -1,21 +1,29 @@
-select q.*, s.subscriptions, s.fans_out from (
-    select q.* from queues q
+with pushed as materialized (
+    select q.*, row_number() over () as place from queues q
     where not q.paused and (q.project_id, q.queue_id) in (
-        select s.project_id, s.queue_id from push_subscriptions s
-        where not s.paused and not exists (
+      select s.project_id, s.queue_id from push_subscriptions s
+      where not s.paused and not exists (
 select from endpoints e
 where e.project_id = s.project_id and e.endpoint_id = carillon_endpoint_id(s.url) and e.guarded
   and e.ready_at > carillon_now()) and (s.mode = 'fanout' or s.subscription_id <> all($1::uuid[])))
-      and coalesce(
+  ),
+  lapsed as materialized (
+    select l.place from (
+      select array_agg(project_id order by place) as projects, array_agg(name order by place) as names,
+             array_agg('-infinity'::timestamptz) as since
+      from pushed
+    ) all_pushed
+    cross join lateral carillon_lapsed(projects, names, since) as l (place)
+  )
+  select q.*, s.subscriptions, s.fans_out from (
+    select q.* from pushed q
+    where coalesce(
         (select true from messages m
          where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at is null
            and m.rank <= carillon_now() and m.visible_at <= carillon_now() and m.expires_at > carillon_now() limit 1),
-        (select true from messages m
-         where m.project_id = q.project_id and m.queue_id = q.queue_id and m.lease_expires_at <= carillon_now() limit 1),
         (select true from line_messages m
          where m.lane_id = q.lane_id and m.seq > carillon_line_cursor(q.lane_id) limit 1),
-        (select true from line_claims c
-         where not c.settled and c.expires_at <= carillon_now() and c.lane_id = q.lane_id limit 1))
+        (select true from lapsed where lapsed.place = q.place))
     order by row_number() over (partition by q.project_id order by random()), random() limit $2
   ) q
   cross join lateral (
