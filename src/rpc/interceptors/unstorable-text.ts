@@ -32,6 +32,7 @@ export function unstorableText(schema: DescMessage, message: Message, path = "")
   return undefined;
 }
 
-function isStorable(text: string): boolean {
+/** Whether PostgreSQL can store the text. */
+export function isStorable(text: string): boolean {
   return !text.includes("\0") && text.isWellFormed();
 }

@@ -4,6 +4,7 @@ import { createValidator, type Violation } from "@bufbuild/protovalidate";
 import { message as messageRules } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Interceptor } from "@connectrpc/connect";
 import { type FieldViolation, Refusal } from "../../errors.ts";
+import { type QuickCheck, quickCheck } from "./quick-check.ts";
 import { unstorableText } from "./unstorable-text.ts";
 
 /** How many violations the message of a refusal spells out; the details have them all. */
@@ -20,8 +21,10 @@ const MAX_VIOLATIONS = 100;
  */
 export function validate(services: readonly DescService[]): Interceptor {
   const validator = createValidator({ regexMatch: matches });
+  const quickChecks = new Map<DescMessage, QuickCheck>();
 
   function check(schema: DescMessage, message: Message): void {
+    if (quickChecks.get(schema)?.(message)) return;
     const result = validator.validate(schema, message as never);
     if (result.kind === "error") throw result.error;
     if (result.kind === "invalid") throw refusalOf(schema, message, result.violations);
@@ -33,6 +36,7 @@ export function validate(services: readonly DescService[]): Interceptor {
     for (const { input } of service.methods) {
       const result = validator.validate(input, create(input));
       if (result.kind === "error") throw result.error;
+      quickChecks.set(input, quickCheck(input, matches));
     }
   }
   async function* checked(schema: DescMessage, messages: AsyncIterable<Message>): AsyncGenerator<Message> {
