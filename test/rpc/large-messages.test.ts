@@ -20,7 +20,8 @@ afterAll(async () => {
   await t[Symbol.asyncDispose]();
 });
 beforeEach(async (context) => {
-  queue = await makeQueue(t.db, context.task.id);
+  // Nobody waits for the end of a lease.
+  queue = await makeQueue(t.db, context.task.id, { visibility_timeout_seconds: 3_600 });
 });
 
 /** A node that takes payloads of so many bytes, and how many messages a consumer gets from it that asks for 100. */
