@@ -108,10 +108,20 @@ describe.each(queueFaces(() => carillon))("over $name", (face) => {
 describe.each(queueFaces(() => carillon))("a pull over $name", (face) => {
   test("tells what else the queue holds", async () => {
     const queue = unique("q");
-    await face.call("publishBatch", { queue, messages: [{ payload: 1 }, { payload: 2 }, { payload: 3 }] });
-    const { messages, backlog } = await face.call("consume", { queue, max_messages: 2 });
-    expect(messages.length).toBe(2);
-    expect(backlog).toMatchObject({ available: 1 });
+    await face.call("publishBatch", { queue, messages: Array.from({ length: 100 }, (_, n) => ({ payload: n })) });
+    let taken = 0;
+    // The figures may be a second old, and are left out where they would hold up a pull.
+    const { backlog } = await eventually(
+      async () => {
+        const pulled = await face.call("consume", { queue, max_messages: 2 });
+        taken += pulled.messages.length;
+        return pulled;
+      },
+      (pulled) => pulled.backlog !== undefined,
+    );
+    expect(taken).toBeGreaterThanOrEqual(2);
+    expect(backlog.available).toBeGreaterThanOrEqual(100 - taken);
+    expect(backlog.available).toBeLessThanOrEqual(98);
     expect(backlog.oldest_age_seconds).toBeGreaterThanOrEqual(0);
   });
 });
@@ -298,10 +308,11 @@ describe.each(["REST", "gRPC"] as const)("a stream over %s", (kind) => {
     const ids = (messages: readonly { message_id: string }[]) =>
       messages.map(({ message_id }) => message_id).toSorted();
     expect(ids(back)).toEqual(ids(others));
-    expect(back).toMatchObject([
-      { failures: 0, returns: 1 },
-      { failures: 0, returns: 1 },
-    ]);
+    for (const { failures, returns } of back) {
+      expect(failures).toBe(0);
+      // Once more where a hand-out to the stream was under way when it ended.
+      expect(returns).toBeGreaterThanOrEqual(1);
+    }
   });
 
   test("hands a message out with its whole lease, however long a slow client let it wait", {
