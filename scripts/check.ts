@@ -117,6 +117,8 @@ function runShell(command: string): Promise<number | string> {
     cwd: root,
     shell: true,
     stdio: ["ignore", "inherit", "inherit"],
+    // Tests start hundreds of nodes and commands, which compile the same files.
+    env: { ...process.env, NODE_COMPILE_CACHE: join(scratch, "compiled") },
     timeout: STEP_TIMEOUT_MS,
   });
   child.once("error", (error) => resolve(error.message));
