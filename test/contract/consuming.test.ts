@@ -368,17 +368,17 @@ describe.each(["REST", "gRPC"] as const)("a stream over %s", (kind) => {
         for await (const { message_id } of messages) {
           counts[i] = (counts[i] ?? 0) + 1;
           await carillon.rest("POST", "/queue/ack", { queue, message_id });
-          if (counts.reduce((a, b) => a + b, 0) === 60) all.resolve();
+          if (counts.reduce((a, b) => a + b, 0) === 240) all.resolve();
         }
       } catch (error) {
         if (!(error instanceof ConnectError) && !(error instanceof DOMException)) all.reject(error);
       }
     });
-    for (let i = 0; i < 60; i++) await publish(carillon, queue, { payload: i });
+    for (let i = 0; i < 240; i++) await publish(carillon, queue, { payload: i });
     await all.promise;
     for (const { close } of streams) close();
     await Promise.all(readers);
-    expect(Math.min(...counts)).toBeGreaterThanOrEqual(8);
+    expect(Math.min(...counts)).toBeGreaterThanOrEqual(30);
   });
 });
 
