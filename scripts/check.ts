@@ -6,6 +6,7 @@
  * `--ci` adds what only a build machine does. `--only=name,name` runs a part.
  */
 import { spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
@@ -58,6 +59,8 @@ const STEP_TIMEOUT_MS = 20 * 60_000;
 const root = join(import.meta.dirname, "..");
 const { values } = parseArgs({ options: { ci: { type: "boolean" }, only: { type: "string" } } });
 const only = values.only?.split(",");
+/** One for all tests, so that what runs again meets the same. Each prints it. */
+const seed = process.env["CARILLON_TEST_SEED"] ?? `${randomInt(2 ** 31)}`;
 const scratch = mkdtempSync(join(tmpdir(), "carillon-check-"));
 const failures: string[] = [];
 const unsteady: string[] = [];
@@ -86,28 +89,34 @@ async function runStep(step: Step): Promise<void> {
   console.log(`--- ${step.name}: ${isPassed ? "passed" : "failed"}, ${seconds} s`);
 }
 
-/** Runs the tests of a step, those that fail twice, and counts them. Says whether all have passed in the end. */
+/** Runs the tests of a step, a few files with failing ones twice, and counts them. Says whether all have passed in the end. */
 async function runTests(step: Step): Promise<boolean> {
   const first = await runVitest(step, step.files ?? "");
-  const files = [...new Set(first.failed.map(({ file }) => file))];
-  const isWorthIt = files.length > 0 && files.length <= MAX_SECOND_RUNS && !first.isBroken;
-  passed += first.passed;
-  if (!isWorthIt) return note(step, first);
+  const files = new Set(first.failed.map(({ file }) => file));
+  if (files.size === 0 || files.size > MAX_SECOND_RUNS) return note(step, first);
 
-  console.log(`\n--- ${step.name}, again: ${files.join(" ")}`);
-  const second = await runVitest(step, files.join(" "));
-  const failedAgain = new Set(second.failed.map(nameOf));
-  const steady = first.failed.map(nameOf).filter((test) => !failedAgain.has(test));
-  unsteady.push(...steady);
-  passed += steady.length;
-  return note(step, second);
+  console.log(`\n--- ${step.name}, again: ${[...files].join(" ")}`);
+  const again = await runVitest(step, [...files].join(" "));
+  const isAgain = ({ file }: Test): boolean => files.has(file);
+  const names = new Set(again.passed.map(nameOf));
+  // What did not come to run again has failed.
+  const lost = first.failed.filter((test) => test.name !== undefined && !names.has(nameOf(test)));
+  const failed = new Map([...again.failed, ...lost].map((test) => [nameOf(test), test]));
+  unsteady.push(...first.failed.map(nameOf).filter((name) => !failed.has(name)));
+  const passedFirst = first.passed.filter((test) => !isAgain(test));
+  return note(step, {
+    passed: [...passedFirst, ...again.passed],
+    failed: [...failed.values()],
+    isBroken: again.isBroken,
+  });
 }
 
-/** Adds the failures of a run to the list. A run that failed without a failing test is one itself. */
-function note(step: Step, { failed, isBroken }: TestRun): boolean {
-  failures.push(...failed.map(nameOf));
-  if (isBroken && failed.length === 0) failures.push(step.name);
-  return failed.length === 0 && !isBroken;
+/** Counts the tests of a run. One that failed without a failing test is a failure itself. */
+function note(step: Step, run: TestRun): boolean {
+  passed += run.passed.length;
+  failures.push(...run.failed.map(nameOf));
+  if (run.isBroken && run.failed.length === 0) failures.push(step.name);
+  return run.failed.length === 0 && !run.isBroken;
 }
 
 /** Resolves with the exit code, or the name of the signal that ended the command. Nothing is read from stdin. */
@@ -118,7 +127,7 @@ function runShell(command: string): Promise<number | string> {
     shell: true,
     stdio: ["ignore", "inherit", "inherit"],
     // Tests start hundreds of nodes and commands, which compile the same files.
-    env: { ...process.env, NODE_COMPILE_CACHE: join(scratch, "compiled") },
+    env: { ...process.env, NODE_COMPILE_CACHE: join(scratch, "compiled"), CARILLON_TEST_SEED: seed },
     timeout: STEP_TIMEOUT_MS,
   });
   child.once("error", (error) => resolve(error.message));
@@ -126,21 +135,21 @@ function runShell(command: string): Promise<number | string> {
   return promise;
 }
 
-interface FailedTest {
+interface Test {
   readonly file: string;
   /** Undefined for a file that does not load: it has no test to blame. */
-  readonly test: string | undefined;
+  readonly name: string | undefined;
 }
 
 interface TestRun {
-  readonly passed: number;
-  readonly failed: readonly FailedTest[];
+  readonly passed: readonly Test[];
+  readonly failed: readonly Test[];
   /** Vitest failed by more than its tests: an unhandled rejection, no test file, no report. */
   readonly isBroken: boolean;
 }
 
-function nameOf({ file, test }: FailedTest): string {
-  return test === undefined ? file : `${file}: ${test}`;
+function nameOf({ file, name }: Test): string {
+  return name === undefined ? file : `${file}: ${name}`;
 }
 
 interface TestReport {
@@ -159,14 +168,19 @@ async function runVitest({ command }: Step, files: string): Promise<TestRun> {
   try {
     results = (JSON.parse(readFileSync(report, "utf8")) as TestReport).testResults;
   } catch {
-    return { passed: 0, failed: [], isBroken: true };
+    return { passed: [], failed: [], isBroken: true };
   }
-  const failed = results.flatMap(({ name, status: ofFile, assertionResults }): FailedTest[] => {
-    const file = relative(root, name);
-    const tests = assertionResults.filter(({ status: ofTest }) => ofTest === "failed");
-    if (tests.length === 0 && ofFile === "failed") return [{ file, test: undefined }];
-    return tests.map(({ fullName }) => ({ file, test: fullName }));
-  });
-  const passedTests = results.flatMap(({ assertionResults }) => assertionResults.filter((t) => t.status === "passed"));
-  return { passed: passedTests.length, failed, isBroken: status !== 0 && failed.length === 0 };
+  const of = (wanted: string): Test[] =>
+    results.flatMap(({ name: file, assertionResults }) =>
+      assertionResults
+        .filter(({ status: ofTest }) => ofTest === wanted)
+        .map(({ fullName }) => ({ file: relative(root, file), name: fullName })),
+    );
+  const failedTests = of("failed");
+  const unloaded = results
+    .map(({ name, status: ofFile }) => ({ file: relative(root, name), ofFile }))
+    .filter(({ file, ofFile }) => ofFile === "failed" && !failedTests.some((test) => test.file === file))
+    .map(({ file }) => ({ file, name: undefined }));
+  const failed = [...failedTests, ...unloaded];
+  return { passed: of("passed"), failed, isBroken: status !== 0 && failed.length === 0 };
 }
