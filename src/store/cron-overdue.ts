@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { Db } from "../db/schema.ts";
 import { forgetFires, judgeFires } from "./cron-watch.ts";
-import { lockOwner } from "./runs-leasing.ts";
+import { lockOwner } from "./run-owners.ts";
 
 /** A cron job that has a fire whose time is up. */
 export interface OverdueJob {

@@ -6,7 +6,7 @@ import { RUN_ERRORS } from "../domain/run.ts";
 import { findSingleRecord, isRunnable, runAfterwards } from "./cron-ledger.ts";
 import { publishRun } from "./cron-publishing.ts";
 import { clearTheWay, countLive, insertCronRuns, lockLiveRuns, moveJobs } from "./cron-runs.ts";
-import { releaseWaiting } from "./runs-leasing.ts";
+import { releaseWaiting } from "./run-owners.ts";
 
 /**
  * Records a run of a cron job that was asked for, under the overlap policy. The caller holds the job's lock.

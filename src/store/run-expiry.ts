@@ -2,8 +2,8 @@ import { sql } from "kysely";
 import type { Db } from "../db/schema.ts";
 import { RUN_ERRORS } from "../domain/run.ts";
 import { isMonitor } from "./monitors.ts";
+import { lockOwner, lockTasks, releaseWaiting } from "./run-owners.ts";
 import { applyTransition, type RunKey } from "./runs.ts";
-import { lockOwner, lockTasks, releaseWaiting } from "./runs-leasing.ts";
 
 /** A run of a cron job or a task that has not started and must not any more. */
 export interface ExpiredRun extends RunKey {

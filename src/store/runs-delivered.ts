@@ -4,8 +4,10 @@ import { DEFAULT_RETENTION_DAYS, retentionSeconds } from "../domain/run.ts";
 import { countOutcome } from "./cron-failures.ts";
 import { keepFires } from "./cron-watch.ts";
 import type { AttemptRecord } from "./run-attempts.ts";
+import { lockOwners, releaseWaiting } from "./run-owners.ts";
 import type { RunOwner } from "./runs.ts";
-import { type AttemptKey, lockOwners, releaseWaiting, type SettleOutcome } from "./runs-leasing.ts";
+import type { AttemptKey } from "./runs-leasing.ts";
+import type { SettleOutcome } from "./runs-settling.ts";
 
 /** An attempt that the receiver took. */
 export interface DeliveredAttempt {

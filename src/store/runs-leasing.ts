@@ -1,13 +1,9 @@
 import { sql } from "kysely";
-import type { CronJobState, Db, RunKind, RunTrigger, TaskState } from "../db/schema.ts";
+import type { Db, RunKind, RunTrigger } from "../db/schema.ts";
 import type { Backoff } from "../domain/backoff.ts";
-import { RUN_ERRORS, type RunTransition, withoutRetry } from "../domain/run.ts";
 import type { SealedKey } from "../domain/signing-key.ts";
-import { publishRun } from "./cron-publishing.ts";
 import { admitRequests, type Grant } from "./endpoint-admission.ts";
-import { disableWebhookOf } from "./event-webhooks.ts";
-import { type AttemptRecord, recordAttempt } from "./run-attempts.ts";
-import { applyTransition, type RunKey, type RunOwner } from "./runs.ts";
+import type { RunKey } from "./runs.ts";
 import type { DueRun } from "./runs-due.ts";
 import { signersOf } from "./signing-keys.ts";
 
@@ -164,150 +160,6 @@ export type AttemptKey = Pick<
   LeasedRun,
   "projectId" | "runId" | "kind" | "cronId" | "taskId" | "attempt" | "leaseToken"
 >;
-
-/** `stale`: the lease was lost, and nothing is changed. `due`: settled, and another run is due by that. */
-export type SettleOutcome = "stale" | "settled" | "due";
-
-/**
- * Settles an attempt in one transaction: the transition, the attempt's record, and the turn of the run that waits
- * longest where the overlap policy made it wait. The lease's token is the fence: without it nothing changes.
- *
- * @param record undefined when the attempt's node died, so that nobody knows how it ended.
- */
-export async function settleRun(
-  db: Db,
-  run: AttemptKey,
-  transition: RunTransition,
-  record: AttemptRecord | undefined,
-): Promise<SettleOutcome> {
-  return db.transaction().execute(async (trx) => {
-    const job = run.cronId === null ? undefined : await lockOwner(trx, run.projectId, run.cronId);
-    const taskState = run.taskId === null ? undefined : await lockTask(trx, run.projectId, run.taskId);
-    const isWanted = run.kind !== "callback" || transition.to !== "retrying" || (await isWebhookThere(trx, run));
-    const next = isWanted
-      ? allowed(transition, job?.state, taskState)
-      : withoutRetry(transition, RUN_ERRORS.webhookGone);
-    const settledRun = await applyTransition(trx, run, run, next, job);
-    if (settledRun === undefined) return "stale";
-    // What is to be tried again goes where its job now points.
-    const settled = job === undefined ? settledRun : await publishRun(trx, job, settledRun);
-    const nextAttemptAt = record !== undefined && settled.state === "retrying" ? settled.run_at : null;
-    await recordAttempt(trx, run, run.leaseToken, record ?? { error: RUN_ERRORS.leaseExpired }, nextAttemptAt);
-    if (run.kind === "callback" && record?.disable) await disableWebhookOf(trx, run.projectId, run.runId);
-
-    if (settled.finished_at === null) return "settled";
-    const released = run.cronId !== null && (await releaseWaiting(trx, run.projectId, [run.cronId])).size > 0;
-    // A failure may have put events on their way.
-    return released || (settled.state === "failed" && run.kind !== "callback") ? "due" : "settled";
-  });
-}
-
-/** Whether the webhook that an event is for is still there and enabled, and is to stay so until the transaction ends. */
-async function isWebhookThere(trx: Db, run: RunKey): Promise<boolean> {
-  const callback = await trx
-    .selectFrom("callbacks as b")
-    .innerJoin("runs as r", (join) =>
-      join.onRef("r.project_id", "=", "b.project_id").onRef("r.callback_id", "=", "b.callback_id"),
-    )
-    .select("b.webhook_id")
-    .where("r.project_id", "=", run.projectId)
-    .where("r.run_id", "=", run.runId)
-    .executeTakeFirst();
-  if (callback === undefined || callback.webhook_id === null) return true;
-  const webhook = await trx
-    .selectFrom("event_webhooks")
-    .select("enabled")
-    .where("project_id", "=", run.projectId)
-    .where("webhook_id", "=", callback.webhook_id)
-    .forShare()
-    .executeTakeFirst();
-  return webhook?.enabled === true;
-}
-
-function allowed(transition: RunTransition, job: CronJobState | undefined, task: TaskState | undefined): RunTransition {
-  if (job === "deleted") return withoutRetry(transition, RUN_ERRORS.jobDeleted);
-  if (task === "canceled") return withoutRetry(transition, RUN_ERRORS.taskCanceled);
-  return transition;
-}
-
-/** The cron job of a run, locked. */
-export async function lockOwner(trx: Db, projectId: string, cronId: string): Promise<RunOwner | undefined> {
-  return (await lockOwners(trx, projectId, [cronId])).get(cronId);
-}
-
-/** The cron jobs of runs by their ids, locked in the order of the ids. */
-export async function lockOwners(
-  trx: Db,
-  projectId: string,
-  cronIds: readonly string[],
-): Promise<Map<string, RunOwner>> {
-  if (cronIds.length === 0) return new Map();
-  const jobs = await trx
-    .selectFrom("cron_jobs")
-    .select([
-      "project_id",
-      "cron_id",
-      "name",
-      "url",
-      "queue",
-      "retention_days",
-      "on_failure_webhook",
-      "pause_after_failures",
-      "start_grace_seconds",
-      "finish_grace_seconds",
-      "state",
-      "ping_token",
-    ])
-    .where("project_id", "=", projectId)
-    .where(sql<boolean>`cron_id = any(${cronIds}::uuid[])`)
-    .orderBy("cron_id")
-    .forNoKeyUpdate()
-    .execute();
-  return new Map(jobs.map((job) => [job.cron_id, job]));
-}
-
-/** Locks tasks in the order of their ids. */
-export async function lockTasks(trx: Db, projectId: string, taskIds: readonly string[]): Promise<void> {
-  await sql`
-    select from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
-    order by task_id for no key update`.execute(trx);
-}
-
-async function lockTask(trx: Db, projectId: string, taskId: string): Promise<TaskState | undefined> {
-  const task = await trx
-    .selectFrom("tasks")
-    .select("state")
-    .where("project_id", "=", projectId)
-    .where("task_id", "=", taskId)
-    .forNoKeyUpdate()
-    .executeTakeFirst();
-  return task?.state;
-}
-
-/**
- * Of each of the cron jobs lets the run that has waited longest start when no other is live. Returns the jobs that had one.
- * What waits of a monitor waits for a ping.
- * Needs the jobs' locks.
- */
-export async function releaseWaiting(trx: Db, projectId: string, cronIds: readonly string[]): Promise<Set<string>> {
-  if (cronIds.length === 0) return new Set();
-  const { rows } = await sql<{ cron_id: string }>`
-    update runs set waiting = false, run_at = carillon_now()
-    -- The array is made first and job by job: as joins, all of the project's runs are read for each job where the planner
-    -- knows of few.
-    where project_id = ${projectId} and run_id = any(array(
-        select w.run_id from unnest(${cronIds}::uuid[]) as job (cron_id)
-        cross join lateral (
-          select run_id from runs r
-          where r.project_id = ${projectId} and r.cron_id = job.cron_id and r.state = 'pending' and r.waiting
-            and r.trigger <> 'ping'
-          order by r.fire_at, r.run_id limit 1) w
-        where (
-          select true from runs l where l.project_id = ${projectId} and l.cron_id = job.cron_id
-            and l.state in ('pending', 'running', 'retrying') and not l.waiting limit 1) is null))
-    returning cron_id`.execute(trx);
-  return new Set(rows.map(({ cron_id: cronId }) => cronId));
-}
 
 /** A run whose lease has run out. */
 export interface LapsedRun extends AttemptKey {

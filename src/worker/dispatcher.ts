@@ -10,14 +10,9 @@ import type { AttemptRecord } from "../store/run-attempts.ts";
 import { expireRun } from "../store/run-expiry.ts";
 import { type DeliveredAttempt, settleDelivered } from "../store/runs-delivered.ts";
 import { type DueRun, dueRuns, msUntilNextRun } from "../store/runs-due.ts";
-import {
-  LEASE_MARGIN_SECONDS,
-  type LeasedRun,
-  leaseRuns,
-  type SettleOutcome,
-  settleRun,
-} from "../store/runs-leasing.ts";
+import { LEASE_MARGIN_SECONDS, type LeasedRun, leaseRuns } from "../store/runs-leasing.ts";
 import { clearParked, parkRuns } from "../store/runs-parking.ts";
+import { type SettleOutcome, settleRun } from "../store/runs-settling.ts";
 import { attemptRecord } from "../webhook/attempt-record.ts";
 import type { AttemptOutcome, Egress } from "../webhook/post.ts";
 import { type EndpointWatch, flightEnd } from "./endpoint-watch.ts";

@@ -1,7 +1,8 @@
 import type { Db } from "../db/schema.ts";
 import type { Wakeups } from "../db/wakeups.ts";
 import { RUN_ERRORS, settle } from "../domain/run.ts";
-import { lapsedRuns, settleRun } from "../store/runs-leasing.ts";
+import { lapsedRuns } from "../store/runs-leasing.ts";
+import { settleRun } from "../store/runs-settling.ts";
 import type { Tick } from "./loop.ts";
 import { retryPolicyOf } from "./outbound-run.ts";
 

@@ -6,7 +6,8 @@ import { type DeliveryRow, findDelivery, listDeliveries } from "../../src/store/
 import { type AttemptRecord, listAttempts } from "../../src/store/run-attempts.ts";
 import { settleDelivered } from "../../src/store/runs-delivered.ts";
 import { dueRuns } from "../../src/store/runs-due.ts";
-import { type LeasedRun, leaseRuns, settleRun } from "../../src/store/runs-leasing.ts";
+import { type LeasedRun, leaseRuns } from "../../src/store/runs-leasing.ts";
+import { settleRun } from "../../src/store/runs-settling.ts";
 import { createJob, type RunWorld, runWorld } from "../support/runs.ts";
 import { watching } from "../support/statements.ts";
 
