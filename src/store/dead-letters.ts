@@ -290,10 +290,10 @@ async function replaceDeadLetter(trx: Db, row: DeadLetterRow, priority: number, 
 
 /** Whether any message died in this queue and is still kept, wherever that is. */
 export async function hasDeadLetters(db: Db, queue: QueueRow): Promise<boolean> {
-  const { rows } = await sql<{ any: boolean }>`
+  const { rows } = await sql<{ found: boolean }>`
     select exists (select from messages
-                   where project_id = ${queue.project_id} and source_queue_id = ${queue.queue_id} and not acked) as any`.execute(
+                   where project_id = ${queue.project_id} and source_queue_id = ${queue.queue_id} and not acked) as found`.execute(
     db,
   );
-  return rows[0]?.any ?? false;
+  return rows[0]?.found ?? false;
 }
