@@ -17,6 +17,7 @@ import { type EndpointWatch, flightEnd } from "./endpoint-watch.ts";
 import { type Flight, InFlight } from "./in-flight.ts";
 import { type PushBatch, PushBatches, type PushWay } from "./push-batches.ts";
 import { PushSettler } from "./push-settler.ts";
+import { attemptSeconds, heldMs, leaseSeconds } from "./push-times.ts";
 
 export interface PusherOptions {
   readonly db: Db;
@@ -43,10 +44,6 @@ const FAN_OUT_STEP = 200;
 const MAX_MEMORIES = 1_000;
 /** The default of maxBytes. */
 const MAX_BYTES = 268_435_456;
-/** The longest attempt, in seconds, however long the lease is. */
-const MAX_TIMEOUT_SECONDS = 900;
-/** How much longer the lease is than the attempt, in seconds, so that the outcome can be recorded under it. */
-const LEASE_MARGIN_SECONDS = 10;
 
 /** Attempts that may be made. */
 interface Started {
@@ -308,12 +305,6 @@ const TOO_LATE: AttemptOutcome = {
   requestHeaders: {},
 };
 
-/** How long all leases of the messages hold from the record of their attempts on, in milliseconds. */
-function heldMs(messages: readonly MessageRow[], pushes: readonly Push[]): number {
-  const ends = messages.map(({ lease_expires_at }) => lease_expires_at?.getTime() ?? 0);
-  return Math.min(...ends) - (pushes[0]?.started_at.getTime() ?? 0);
-}
-
 /** How much of its attempts the message that has had most of them will have had when this one fails, in percent. */
 function spentPercentOf({ queue, target, messages }: PushBatch): number {
   const failures = Math.max(...messages.map((message) => message.failure_count)) + 1;
@@ -327,18 +318,4 @@ function shareOf(target: PushTarget): number {
 /** Another for each message and for each of its hand-outs. */
 function turnOf(message: MessageRow): number {
   return Number.parseInt(message.message_id.slice(-6), 16) + message.receive_count;
-}
-
-function attemptSeconds(queue: QueueRow, target: PushTarget): number {
-  return target.timeout_seconds ?? Math.min(visibilitySeconds(queue, target), MAX_TIMEOUT_SECONDS);
-}
-
-/** Long enough for the wait in a batch, the attempt, and the record of its outcome. */
-function leaseSeconds(queue: QueueRow, target: PushTarget): number {
-  const lease = Math.max(visibilitySeconds(queue, target), attemptSeconds(queue, target));
-  return lease + Math.ceil(target.batch_window_ms / 1_000) + LEASE_MARGIN_SECONDS;
-}
-
-function visibilitySeconds(queue: QueueRow, target: PushTarget): number {
-  return target.visibility_timeout_seconds ?? queue.visibility_timeout_seconds;
 }
