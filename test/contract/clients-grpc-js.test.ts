@@ -2,7 +2,7 @@ import { type Client, connectivityState, credentials, type ServiceError, status 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TEST_KEY } from "../support/carillon.ts";
 import { describeFlows, newQueueName } from "./clients/flows.ts";
-import { callUnary, grpcJs, loadContract, metadataFor } from "./clients/grpc-js-client.ts";
+import { callUnary, grpcJs, loadContract, metadataFor, openConsumeStream } from "./clients/grpc-js-client.ts";
 import { startWorld, type TestWorld } from "./clients/world.ts";
 
 const contract = loadContract();
@@ -29,10 +29,7 @@ describe("grpc-js", () => {
     });
     const queue = newQueueName();
     await callUnary(queues, "Publish", { queue, payload: Buffer.from("1") }, metadata);
-    // biome-ignore lint/suspicious/noExplicitAny: proto-loader makes the methods at run time
-    const stream = (queues as any).ConsumeStream({ queue, heartbeat_seconds: 1 }, metadata, {
-      deadline: Date.now() + 20_000,
-    });
+    const stream = openConsumeStream(queues, { queue, heartbeat_seconds: 1 }, metadata);
     const answers = stream[Symbol.asyncIterator]();
     const next = async (): Promise<unknown[]> => (await answers.next()).value.messages ?? [];
     while ((await next()).length === 0);
@@ -65,11 +62,9 @@ describe("grpc-js", () => {
     const error: ServiceError = await call.catch((thrown) => thrown);
     expect(error.code).toBe(status.INVALID_ARGUMENT);
     const [bytes] = error.metadata.get("grpc-status-details-bin");
-    // biome-ignore lint/suspicious/noExplicitAny: read without generated code
-    const { details } = contract.deserialize("google.rpc.Status", bytes as Buffer) as any;
+    const { details } = contract.deserialize("google.rpc.Status", bytes as Buffer);
     const badRequest = details.find((detail: { type_url: string }) => detail.type_url.endsWith(".BadRequest"));
-    // biome-ignore lint/suspicious/noExplicitAny: read without generated code
-    const { field_violations: violations } = contract.deserialize("google.rpc.BadRequest", badRequest.value) as any;
+    const { field_violations: violations } = contract.deserialize("google.rpc.BadRequest", badRequest.value);
     expect(violations.map(({ field }: { field: string }) => field).toSorted()).toEqual([
       "payload",
       "priority",

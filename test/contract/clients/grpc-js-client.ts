@@ -1,6 +1,7 @@
 import {
   type ChannelOptions,
   type Client,
+  type ClientReadableStream,
   credentials,
   loadPackageDefinition,
   Metadata,
@@ -26,10 +27,10 @@ const FILES = [
 export function loadContract() {
   thirdPartyProtos();
   const definition = loadSync(FILES, { includeDirs: [...PROTO_FOLDERS], keepCase: true, longs: String, enums: String });
-  const deserialize = (type: string, bytes: Buffer): Record<string, unknown> => {
+  const deserialize = (type: string, bytes: Buffer): Message => {
     const described = definition[type];
     if (described === undefined || !("deserialize" in described)) throw new Error(`there is no message ${type}`);
-    return (described.deserialize as (bytes: Buffer) => Record<string, unknown>)(bytes);
+    return (described.deserialize as (bytes: Buffer) => Message)(bytes);
   };
   const loaded = loadPackageDefinition(definition) as unknown as {
     readonly scheduling: { readonly v1: Readonly<Record<ServiceName, ServiceClientConstructor>> };
@@ -57,6 +58,11 @@ export function callUnary(
     error === null ? resolve(answer) : reject(error),
   );
   return promise;
+}
+
+/** A stream of the queue service, with 20 seconds of time. */
+export function openConsumeStream(queues: Client, request: object, metadata: Metadata): ClientReadableStream<Message> {
+  return (queues as Message).ConsumeStream(request, metadata, { deadline: Date.now() + 20_000 });
 }
 
 /** The metadata of a call with that key. */
@@ -90,7 +96,7 @@ export function grpcJs(contract: Contract, options: ChannelOptions = {}, ca?: st
       ack: async (queue, { messageId, receipt }) =>
         (await call(queues, "Ack", { queue, message_id: messageId, receipt })).acked,
       async *consumeStream(queue, signal) {
-        const stream = (queues as Message).ConsumeStream({ queue }, metadata, { deadline: Date.now() + 20_000 });
+        const stream = openConsumeStream(queues, { queue }, metadata);
         const cancel = () => stream.cancel();
         signal.addEventListener("abort", cancel);
         try {
@@ -127,9 +133,8 @@ function refusalOf(contract: Contract, thrown: unknown): unknown {
   const { code, details, metadata } = thrown as ServiceError;
   const [bytes] = metadata.get("grpc-status-details-bin");
   if (bytes === undefined) return thrown;
-  const sent = contract.deserialize("google.rpc.Status", bytes as Buffer) as Message;
+  const sent = contract.deserialize("google.rpc.Status", bytes as Buffer);
   const info = sent.details.find((detail: Message) => detail.type_url.endsWith("/google.rpc.ErrorInfo"));
-  const reason =
-    info === undefined ? undefined : (contract.deserialize("google.rpc.ErrorInfo", info.value) as Message).reason;
+  const reason = info === undefined ? undefined : contract.deserialize("google.rpc.ErrorInfo", info.value).reason;
   return new CallRefused(status[code] ?? "?", reason, details);
 }
