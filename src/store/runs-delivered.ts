@@ -68,16 +68,18 @@ async function recordAll(
   jobs: ReadonlyMap<string, RunOwner>,
 ): Promise<Map<string, SettledRun>> {
   const list = <T>(of: (attempt: DeliveredAttempt) => T): T[] => attempts.map(of);
-  const keptSeconds = ({ run }: DeliveredAttempt) =>
-    retentionSeconds(jobs.get(run.cronId ?? "")?.retention_days ?? DEFAULT_RETENTION_DAYS);
   // Once more as arrays: they lead to the rows by the primary keys, whatever the planner expects of the project's rows.
   const runIds = list(({ run }) => run.runId);
+  const tokens = list(({ run }) => run.leaseToken);
+  const statuses = list(({ responseStatus }) => responseStatus);
+  const keptSeconds = list(({ run }) =>
+    retentionSeconds(jobs.get(run.cronId ?? "")?.retention_days ?? DEFAULT_RETENTION_DAYS),
+  );
   const taskIds = ownersOf(attempts, "taskId");
   const { rows } = await sql<SettledRun>`
     with ends as materialized (
       select * from unnest(
-        ${runIds}::uuid[], ${list(({ run }) => run.leaseToken)}::uuid[], ${list(keptSeconds)}::int[],
-        ${list(({ responseStatus }) => responseStatus)}::int[],
+        ${runIds}::uuid[], ${tokens}::uuid[], ${statuses}::int[],
         ${list(({ record }) => record.durationMs)}::int[], ${list(({ record }) => record.timings.dnsMs ?? null)}::real[],
         ${list(({ record }) => record.timings.connectMs ?? null)}::real[],
         ${list(({ record }) => record.timings.tlsMs ?? null)}::real[],
@@ -85,26 +87,27 @@ async function recordAll(
         ${list(({ record }) => JSON.stringify(record.requestHeaders))}::jsonb[],
         ${list(({ record }) => record.responseHeaders && JSON.stringify(record.responseHeaders))}::jsonb[],
         ${list(({ record }) => record.responseBody)}::bytea[]
-      ) as e (run_id, token, kept_seconds, response_status, duration_ms, dns_ms, connect_ms, tls_ms,
+      ) as e (run_id, token, response_status, duration_ms, dns_ms, connect_ms, tls_ms,
               first_byte_ms, request_headers, response_headers, response_body)),
     -- Tasks are locked before their runs, as everywhere.
     held as materialized (
       select from tasks where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
       order by task_id for no key update),
     settled as (
-      update runs r set state = 'succeeded', error = null, lease_token = null, lease_expires_at = null, waiting = false,
-        parked = false, response_status = e.response_status, finished_at = carillon_now(),
-        expires_at = carillon_now() + make_interval(secs => e.kept_seconds)
-      from ends e
+      update runs set state = 'succeeded', error = null, lease_token = null, lease_expires_at = null, waiting = false,
+        parked = false, finished_at = carillon_now(),
+        -- By the places of the lists rather than by a join, which reads each of so few rows once for each other.
+        response_status = (${statuses}::int[])[array_position(${tokens}::uuid[], lease_token)],
+        expires_at = carillon_now() +
+          make_interval(secs => (${keptSeconds}::int[])[array_position(${tokens}::uuid[], lease_token)])
       -- Who has a token is running; said in words, the index of all that are running would seem good enough.
       where (select count(*) from held) is not null
-        and r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[]) and r.run_id = e.run_id
-        and r.lease_token = e.token
-      returning r.run_id, r.cron_id, r.task_id, r.replay_of, r.fire_at, r.attempt, r.attempt_url, r.attempt_at),
+        and project_id = ${projectId} and run_id = any(${runIds}::uuid[]) and lease_token = any(${tokens}::uuid[])
+      returning run_id, cron_id, task_id, replay_of, fire_at, attempt, attempt_url, attempt_at),
     done as (
-      update tasks t set state = 'succeeded' from settled s
-      where t.project_id = ${projectId} and t.task_id = any(${taskIds}::uuid[]) and t.task_id = s.task_id
-        and t.state in ('scheduled', 'running', 'retrying')),
+      update tasks set state = 'succeeded'
+      where project_id = ${projectId} and task_id = any(array(select task_id from settled))
+        and state in ('scheduled', 'running', 'retrying')),
     recorded as (
       insert into run_attempts (project_id, run_id, attempt, delivery_id, url, started_at, finished_at, response_status,
         duration_ms, dns_ms, connect_ms, tls_ms, first_byte_ms, request_headers, response_headers, response_body)

@@ -77,13 +77,14 @@ async function lease(
   if (runIds.length === 0) return [];
   const owner = sql<string | null>`coalesce(r.cron_id, r.task_id, b.webhook_id, b.subscription_id, b.signer_id)`;
   const { rows } = await sql<Omit<LeasedRun, "probe" | "guarded"> & { readonly endpointId: string }>`
-    -- Tasks are locked before their runs, as everywhere, and read as they are then.
+    -- Tasks are locked before their runs, as everywhere. Rows that are locked here are found again by their place: any other
+    -- join of so few rows reads each of them once for each other.
     with held as materialized (
-      select task_id, url, payload, content_type, headers, timeout_seconds, retries, backoff from tasks
+      select ctid as place from tasks
       where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
       for no key update skip locked),
     due as materialized (
-      select r.run_id,
+      select r.ctid as place, t.place as task_place,
         coalesce(c.url, t.url, w.url, b.url) as url, b.subscription_id,
         coalesce(c.payload, t.payload, b.body) as payload,
         coalesce(c.content_type, t.content_type, b.content_type, 'application/json') as content_type,
@@ -93,8 +94,9 @@ async function lease(
         coalesce(c.retries, t.retries, 0) as retries,
         coalesce(c.backoff, t.backoff) as backoff
       from runs r
-      left join held t on t.task_id = r.task_id
       -- Run by run: as joins, all of a project's rows are read for each run where the planner knows of few.
+      left join lateral (
+        select *, ctid as place from tasks where project_id = r.project_id and task_id = r.task_id limit 1) t on true
       left join lateral (
         select * from cron_jobs where project_id = r.project_id and cron_id = r.cron_id limit 1) c on true
       left join lateral (
@@ -103,26 +105,25 @@ async function lease(
       where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[])
         and r.state in ('pending', 'retrying') and not r.waiting and r.run_at <= carillon_now()
         and (r.start_by is null or r.attempt > 0 or r.start_by > carillon_now())
-        and (r.task_id is null or t.task_id is not null)
+        -- A task that has changed since this statement began is at another place, and its run is left to the next.
+        and (r.task_id is null or t.place = any(array(select place from held)))
       for update of r skip locked),
     leased as (
       update runs set state = 'running', parked = false, attempt = runs.attempt + 1, lease_token = carillon_id(),
         lease_expires_at = carillon_now() + make_interval(secs => due.timeout_seconds + ${LEASE_MARGIN_SECONDS}::int),
         started_at = coalesce(started_at, carillon_now()), attempt_at = carillon_now(), attempt_url = due.url
-      from due
-      where runs.project_id = ${projectId} and runs.run_id = any(${runIds}::uuid[]) and runs.run_id = due.run_id
-      returning runs.*),
+      from due where runs.ctid = due.place
+      returning runs.*, due.task_place, due.url, due.payload, due.content_type, due.headers, due.signers,
+        due.timeout_seconds, due.retries, due.backoff, due.subscription_id as pushed_by),
     begun as (
-      update tasks t set state = 'running' from leased l
-      where t.project_id = ${projectId} and t.task_id = any(${taskIds}::uuid[]) and t.task_id = l.task_id)
+      update tasks t set state = 'running' from leased l where t.ctid = l.task_place)
     select l.project_id as "projectId", l.run_id as "runId", l.kind, l.cron_id as "cronId", l.task_id as "taskId",
       l.endpoint_id as "endpointId", l.trigger, l.fire_at as "fireAt",
       coalesce(l.effective_at, l.fire_at) as "effectiveAt", carillon_now() as "leasedAt", l.attempt,
-      l.lease_token as "leaseToken",
-      l.message_id as "messageId", l.replay_of as "replayOf", due.subscription_id as "subscriptionId", due.url,
-      due.payload, due.content_type as "contentType", due.headers, due.signers,
-      due.timeout_seconds as "timeoutSeconds", due.retries, due.backoff
-    from leased l join due on due.run_id = l.run_id
+      l.lease_token as "leaseToken", l.message_id as "messageId", l.replay_of as "replayOf",
+      l.pushed_by as "subscriptionId", l.url, l.payload, l.content_type as "contentType", l.headers, l.signers,
+      l.timeout_seconds as "timeoutSeconds", l.retries, l.backoff
+    from leased l
     order by l.run_at`.execute(db);
   return rows.map((run) => {
     const grant = grants.get(run.endpointId);

@@ -1,4 +1,5 @@
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { sql } from "kysely";
 import { expect, test } from "vitest";
 import { OverlapPolicy, RunState } from "../../gen/scheduling/v1/run_pb.js";
 import { TaskState } from "../../gen/scheduling/v1/task_service_pb.js";
@@ -104,6 +105,37 @@ test("the attempt of a run that is replaced while it is under way is recorded, w
   expect(await settleDelivered(world.db, world.projectId, [delivered(replaced)])).toEqual(["stale"]);
   const attempts = await world.db.selectFrom("run_attempts").selectAll().execute();
   expect(attempts).toMatchObject([{ run_id: replaced.runId, url: replaced.url, finished_at: null, error: null }]);
+});
+
+test("what a lease and a settlement read grows with the runs, and not faster", async () => {
+  await using world = await runWorld();
+  await world.tasks.scheduleTask({ url: world.receiver.url, runAt: timestampFromDate(await world.database.now()) });
+  // As after a while: with next to no rows PostgreSQL reads them all, whatever the statement says.
+  await sql`
+    with more as (
+      insert into tasks (project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state)
+      select project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state
+      from tasks, generate_series(1, 3000) returning project_id, task_id, run_at)
+    insert into runs (project_id, kind, task_id, endpoint_id, state, trigger, fire_at, run_at)
+    select project_id, 'task', task_id, carillon_endpoint_id(${world.receiver.url}), 'pending', 'schedule', run_at, run_at
+    from more`.execute(world.db);
+  const { runs } = await dueRuns(world.db, 60, 0, []);
+  await world.db.transaction().execute(async (trx) => {
+    const rowsRead = async (): Promise<number> => {
+      const { rows } = await sql<{ read: number }>`
+        select sum(seq_tup_read + idx_tup_fetch)::int as read from pg_stat_xact_user_tables
+        where relname in ('runs', 'tasks')`.execute(trx);
+      return rows[0]?.read ?? expect.fail();
+    };
+    const before = await rowsRead();
+    const leased = await leaseRuns(trx, world.projectId, runs);
+    const between = await rowsRead();
+    const settled = await settleDelivered(trx, world.projectId, leased.map(delivered));
+    expect(settled).toEqual(runs.map(() => "settled"));
+    // Each run and each task once to lock it and once to change it, and each task once for what it says.
+    expect(between - before).toBeLessThanOrEqual(5 * runs.length);
+    expect((await rowsRead()) - between).toBeLessThanOrEqual(5 * runs.length);
+  });
 });
 
 test("the number of statements does not grow with that of deliveries", async () => {
