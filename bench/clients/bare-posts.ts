@@ -1,5 +1,5 @@
 import { Pool } from "undici";
-import { sign } from "../../src/webhook/sign.ts";
+import { parseSigningKey, sign } from "../../src/webhook/sign.ts";
 
 /** Connections of the loop: as many requests as a node has under way. */
 const WIDTH = 50;
@@ -16,6 +16,7 @@ export async function barePosts(
   const target = new URL(url);
   const pool = new Pool(target.origin, { connections: WIDTH, pipelining: 1 });
   const body = Buffer.from("{}");
+  const keys = [parseSigningKey(secret)];
   const times: number[] = [];
   let next = 0;
   const loop = async (): Promise<void> => {
@@ -23,7 +24,7 @@ export async function barePosts(
       const startedAt = performance.now();
       const headers = {
         "content-type": "application/json",
-        ...sign({ id: `run_${turn}`, timestampSeconds: Math.floor(Date.now() / 1_000), body, secrets: [secret] }),
+        ...sign({ id: `run_${turn}`, timestampSeconds: Math.floor(Date.now() / 1_000), body, keys }),
       };
       const response = await pool.request({ path: target.pathname, method: "POST", headers, body });
       await response.body.dump();

@@ -33,7 +33,10 @@ export function parseAddress(text: string): Address | undefined {
 
 /** The usual text of an address: dotted decimal, or eight groups without leading zeros and without `::`. */
 export function formatAddress(address: Address): string {
-  if (address.family === 4) return [24n, 16n, 8n, 0n].map((shift) => (address.value >> shift) & 0xffn).join(".");
+  if (address.family === 4) {
+    const value = Number(address.value);
+    return `${value >>> 24}.${(value >>> 16) & 255}.${(value >>> 8) & 255}.${value & 255}`;
+  }
   return Array.from({ length: 8 }, (_, group) =>
     ((address.value >> BigInt(112 - 16 * group)) & 0xffffn).toString(16),
   ).join(":");

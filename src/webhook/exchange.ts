@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { type Client, type Dispatcher, errors } from "undici";
+import type { Deadline } from "./deadline.ts";
 import { AttemptFailure } from "./failure.ts";
 import { msSince, type Timings } from "./timings.ts";
 
@@ -31,13 +32,13 @@ export class Unanswered extends AttemptFailure {
  * Sends one POST on a connection and reads the answer.
  * Once the status line and headers are in, the answer is an answer, whatever becomes of the body: the receiver has
  * decided, and to send again because the rest was slow would deliver twice.
- * Throws AttemptFailure. When the signal aborts before the headers are in, rethrows its reason; nothing is written
+ * Throws AttemptFailure. When the attempt is given up before the headers are in, throws the reason; nothing is written
  * afterwards. Notes in `timings` how long the answer took.
  */
 export function exchange(
   client: Client,
   request: { readonly path: string; readonly headers: Record<string, string>; readonly body: Uint8Array },
-  signal: AbortSignal,
+  deadline: Deadline,
   timings: Timings,
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
@@ -50,32 +51,31 @@ export function exchange(
     let startedMs = 0;
 
     const stop = (error: unknown): void => {
-      signal.removeEventListener("abort", onAbort);
+      deadline.listen(undefined);
       if (head === undefined) {
-        reject(error instanceof AttemptFailure || signal.aborted ? error : asFailure(error, answering));
+        reject(error instanceof AttemptFailure || deadline.isOver ? error : asFailure(error, answering));
       } else {
         finish(false);
       }
     };
     const finish = (complete: boolean): void => {
-      signal.removeEventListener("abort", onAbort);
+      deadline.listen(undefined);
       if (head === undefined) return;
       const body = new Uint8Array(Buffer.concat(chunks).subarray(0, MAX_BODY_KEPT));
       resolve({ ...head, body, bodyComplete: complete && bytesRead <= MAX_BODY_KEPT });
     };
-    const onAbort = (): void => {
-      stop(signal.reason);
+    deadline.throwIfOver();
+    deadline.listen((reason) => {
+      stop(reason);
       controller?.abort(new Error("given up"));
-    };
-    signal.throwIfAborted();
-    signal.addEventListener("abort", onAbort, { once: true });
+    });
 
     const handler: Dispatcher.DispatchHandler = {
       onRequestStart(started) {
         controller = started;
         startedMs = performance.now();
         // The connection took longer than the caller waits: not one byte goes out.
-        if (signal.aborted) started.abort(new Error("given up"));
+        if (deadline.isOver) started.abort(new Error("given up"));
       },
       onResponseStarted() {
         answering = true;

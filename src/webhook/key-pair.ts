@@ -4,6 +4,7 @@ import {
   sign as cryptoSign,
   verify as cryptoVerify,
   generateKeyPairSync,
+  type KeyObject,
 } from "node:crypto";
 
 /** The prefixes of Standard Webhooks: base64 of seed and public key, and base64 of the public key. */
@@ -38,12 +39,22 @@ export function isOfKeyPair(text: string): boolean {
   return text.startsWith(PRIVATE_PREFIX) || text.startsWith(PUBLIC_PREFIX);
 }
 
-/** The Ed25519 signature of the bytes, 64 bytes. @throws RangeError when the private key is malformed. */
-export function signWithPrivateKey(privateKey: string, signed: Uint8Array): Buffer {
-  const bytes = decode(privateKey, PRIVATE_PREFIX, 2 * KEY_BYTES);
+/** Whether text is a private key, by its prefix. */
+export function isPrivateKey(text: string): boolean {
+  return text.startsWith(PRIVATE_PREFIX);
+}
+
+/** The private key of the text, `whsk_…`. @throws RangeError when it is malformed. */
+export function parsePrivateKey(text: string): KeyObject {
+  const bytes = decode(text, PRIVATE_PREFIX, 2 * KEY_BYTES);
   const d = bytes.subarray(0, KEY_BYTES).toString("base64url");
   const x = bytes.subarray(KEY_BYTES).toString("base64url");
-  return cryptoSign(null, signed, createPrivateKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", d, x } }));
+  return createPrivateKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", d, x } });
+}
+
+/** The Ed25519 signature of the bytes, 64 bytes. */
+export function signWithPrivateKey(privateKey: KeyObject, signed: Uint8Array): Buffer {
+  return cryptoSign(null, signed, privateKey);
 }
 
 /** Whether the signature is one of these bytes by this key pair. @throws RangeError when the public key is malformed. */

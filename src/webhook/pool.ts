@@ -1,6 +1,7 @@
 import { Client } from "undici";
-import { type Address, formatAddress, parseAddress } from "./address.ts";
+import { type Address, formatAddress } from "./address.ts";
 import type { Connect } from "./connect.ts";
+import type { Deadline } from "./deadline.ts";
 import type { Target } from "./target.ts";
 import type { Timings } from "./timings.ts";
 
@@ -20,8 +21,8 @@ export interface Wanted {
   readonly address: Address;
   /** Whether one will do that was opened for an earlier request. */
   readonly reuse: boolean;
-  /** Gives up opening one. */
-  readonly signal: AbortSignal;
+  /** Until when one is opened. */
+  readonly deadline: Deadline;
   /** Where to note how long it took to open, if one is opened. */
   readonly timings: Timings;
 }
@@ -86,10 +87,10 @@ export class ConnectionPool implements AsyncDisposable {
     const client = new Client(wanted.target.origin, {
       // The origin's name goes into the Host header; what is dialled is the address.
       connect: (_options, callback) => {
-        const { address, target, signal, timings } = line.wanted;
+        const { address, target, deadline, timings } = line.wanted;
         line.fresh = true;
-        const servername = parseAddress(target.host) === undefined ? target.host : undefined;
-        this.#connect({ address, port: target.port, tls: target.tls, servername }, signal, timings).then(
+        const servername = target.address === undefined ? target.host : undefined;
+        this.#connect({ address, port: target.port, tls: target.tls, servername }, deadline.signal, timings).then(
           (socket) => callback(null, socket),
           (error: unknown) => callback(error instanceof Error ? error : new Error("connect failed"), null),
         );

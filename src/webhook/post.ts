@@ -1,24 +1,18 @@
 import { setTimeout as delay } from "node:timers/promises";
-import {
-  headerPlace,
-  type KeyOwner,
-  keyPlace,
-  type Place,
-  SEALED_HEADER_MARK,
-  type SealedKey,
-  type SigningAlgorithm,
-} from "../domain/signing-key.ts";
+import type { Place } from "../domain/signing-key.ts";
 import { Refusal } from "../errors.ts";
-import { type Address, parseAddress } from "./address.ts";
+import type { Address } from "./address.ts";
 import { type Connect, createConnector } from "./connect.ts";
+import { Deadline } from "./deadline.ts";
 import { type Answer, exchange, Unanswered } from "./exchange.ts";
 import { type AttemptError, AttemptFailure } from "./failure.ts";
-import { checkHeaders, isHeaderValue } from "./headers.ts";
+import type { OutboundPost } from "./outbound-post.ts";
 import { ConnectionPool } from "./pool.ts";
 import { firstValue, receiverControl } from "./receiver-control.ts";
+import { Recent } from "./recent.ts";
+import { createHeaderWriter } from "./request-headers.ts";
 import { createLookup, type Lookup, resolveTarget } from "./resolve.ts";
 import { MAX_VALUE, shownRequestHeaders, shownResponseHeaders } from "./shown-headers.ts";
-import { sign } from "./sign.ts";
 import { parseTarget, type Target, type TargetPolicy } from "./target.ts";
 import { msSince, type Timings } from "./timings.ts";
 
@@ -27,37 +21,8 @@ const MAX_ADDRESSES_TRIED = 4;
 /** What it is told in that a name led nowhere, so that the time tells nothing of the networks in which it was looked up. */
 const NOWHERE_STEP_MS = 500;
 const NOWHERE = "the host name leads to no address that requests may go to";
-/** Where the headers of a request may come from: a message, and the subscription that it is pushed to. */
-const HEADER_SOURCES = 2;
-
-/** One request to send. */
-export interface OutboundPost {
-  /** Checked again before every attempt, since the policy may have changed since it was stored. */
-  readonly url: string;
-  /** Sent and signed byte for byte. */
-  readonly body: Uint8Array;
-  /** The value of content-type, unless `headers` carry one. */
-  readonly contentType: string;
-  /** What the user wants sent along; the rules are those of `checkHeaders`. */
-  readonly headers: Readonly<Record<string, string>>;
-  /** What we say about the delivery: `run-id` is sent as the header carillon-run-id. Users cannot set such headers. */
-  readonly about: Readonly<Record<string, string>>;
-  /** `webhook-id`: the same for every attempt of one delivery. Printable ASCII without dots. */
-  readonly id: string;
-  /** What signs it, sealed: at least one secret, several while one is being rotated, and key pairs. */
-  readonly signers: readonly SealedKey[];
-  /** Whose request it is: the values of `headers` that are sealed are sealed for this owner. */
-  readonly owner: KeyOwner;
-  /**
-   * The instant now by a clock that is right whatever this machine's says, for the signature and for Retry-After dates.
-   * Default: this machine's.
-   */
-  readonly at?: Date;
-  /** From the name's lookup to the last byte of the answer, in milliseconds. */
-  readonly timeoutMs: number;
-  /** Gives the attempt up; the outcome is `cancelled` then. */
-  readonly signal: AbortSignal;
-}
+/** How many targets are remembered as parsed. */
+const MAX_TARGETS = 1_000;
 
 /** What is known of every attempt. */
 interface Attempted {
@@ -116,7 +81,10 @@ export interface Egress extends AsyncDisposable {
 /** What an egress works with. `lookup` and `connect` are DNS and TCP, replaced where a test must not reach either. */
 export interface EgressOptions {
   readonly policy: TargetPolicy;
-  /** Opens what is sealed for that place. Called while a request is made, and nothing that it returns is kept. */
+  /**
+   * Opens what is sealed for that place. What signs is kept, as a key that shows nothing of itself, while it is among those used
+   * most recently; of anything else nothing is kept.
+   */
   readonly open: (sealed: string, place: Place) => string;
   readonly lookup?: Lookup;
   readonly connect?: Connect;
@@ -145,6 +113,8 @@ export function createEgress({
   userAgent = "Carillon",
 }: EgressOptions): Egress {
   const pool = new ConnectionPool(connect);
+  const headersOf = createHeaderWriter(open, userAgent);
+  const targets = new Recent<Target>(MAX_TARGETS);
   const closing = new AbortController();
 
   async function post(request: OutboundPost): Promise<AttemptOutcome> {
@@ -152,7 +122,7 @@ export function createEgress({
     const timings: Timings = {};
     const atMs = ownTime ? undefined : request.at?.getTime();
     const nowMs = atMs === undefined ? now : () => Math.round(atMs + performance.now() - started);
-    const headers = requestHeaders(request, open, nowMs(), userAgent);
+    const headers = headersOf(request, nowMs());
     const attempted = (): Attempted => ({
       durationMs: Math.round(performance.now() - started),
       timings,
@@ -160,32 +130,25 @@ export function createEgress({
     });
     if (!(request.timeoutMs >= 1 && request.timeoutMs < 2 ** 31)) throw new RangeError("timeoutMs");
 
-    // A timer of our own rather than AbortSignal.timeout, whose timer would stay behind for up to a quarter of an hour.
-    const deadline = new AbortController();
-    const timer = setTimeout(
-      () => deadline.abort(new AttemptFailure("timeout", "no answer in time")),
-      request.timeoutMs,
-    );
-    const signal = AbortSignal.any([deadline.signal, request.signal, closing.signal]);
+    using deadline = new Deadline(request.timeoutMs, [request.signal, closing.signal]);
     let target: Target | undefined;
     try {
-      signal.throwIfAborted();
-      target = parseTarget("url", request.url, policy);
-      const answer = await send(request, target, headers, signal, timings);
+      deadline.throwIfOver();
+      target = targets.of(request.url, () => parseTarget("url", request.url, policy));
+      const answer = await send(request, target, headers, deadline, timings);
       return outcomeOf(answer, target, nowMs(), attempted());
     } catch (error) {
-      const failure = failureOf(error, signal);
+      const failure = failureOf(error, deadline);
       if (failure.error === "blocked_address" || failure.error === "dns_failed") {
         onRefused(request, failure);
-        if (target !== undefined && parseAddress(target.host) === undefined) {
+        if (target !== undefined && target.address === undefined) {
           const elapsedMs = performance.now() - started;
-          await delay(NOWHERE_STEP_MS - (elapsedMs % NOWHERE_STEP_MS), undefined, { signal }).catch(() => {});
+          const waitMs = NOWHERE_STEP_MS - (elapsedMs % NOWHERE_STEP_MS);
+          await delay(waitMs, undefined, { signal: deadline.signal }).catch(() => {});
           return { kind: "failed", error: "dns_failed", detail: NOWHERE, ...attempted(), timings: {} };
         }
       }
       return { kind: "failed", error: failure.error, detail: failure.detail, ...attempted() };
-    } finally {
-      clearTimeout(timer);
     }
   }
 
@@ -194,19 +157,19 @@ export function createEgress({
     { body, owner: { projectId } }: OutboundPost,
     target: Target,
     headers: Record<string, string>,
-    signal: AbortSignal,
+    deadline: Deadline,
     timings: Timings,
   ): Promise<Answer> {
     const resolvingMs = performance.now();
-    const addresses = (await resolveTarget(target, policy, lookup, signal)).slice(0, MAX_ADDRESSES_TRIED);
-    if (parseAddress(target.host) === undefined) timings.dnsMs = msSince(resolvingMs);
+    const addresses = (await resolveTarget(target, policy, lookup, deadline)).slice(0, MAX_ADDRESSES_TRIED);
+    if (target.address === undefined) timings.dnsMs = msSince(resolvingMs);
     const request = { path: target.path, headers, body };
     let reuse = true;
 
     async function sendTo(address: Address): Promise<Answer> {
-      using connection = pool.borrow({ projectId, target, address, reuse, signal, timings });
+      using connection = pool.borrow({ projectId, target, address, reuse, deadline, timings });
       try {
-        return await exchange(connection.client, request, signal, timings);
+        return await exchange(connection.client, request, deadline, timings);
       } catch (error) {
         if (!(error instanceof Unanswered) || connection.fresh) throw error;
       }
@@ -232,40 +195,6 @@ export function createEgress({
       closing.abort();
       await pool[Symbol.asyncDispose]();
     },
-  };
-}
-
-function requestHeaders(
-  request: OutboundPost,
-  open: EgressOptions["open"],
-  nowMs: number,
-  userAgent: string,
-): Record<string, string> {
-  if (!isHeaderValue(request.contentType)) throw new RangeError("contentType cannot be a header");
-  const { id, body, signers, owner } = request;
-  const given = Object.entries(request.headers).map(([name, value]): [string, string] =>
-    value.startsWith(SEALED_HEADER_MARK)
-      ? [name, open(value.slice(SEALED_HEADER_MARK.length), headerPlace(owner, name))]
-      : [name, value],
-  );
-  const keys = (algorithm: SigningAlgorithm): string[] =>
-    signers
-      .filter((signer) => signer.algorithm === algorithm)
-      .map((signer) => open(signer.sealed, keyPlace(signer, algorithm)));
-  return {
-    "content-type": request.contentType,
-    "user-agent": userAgent,
-    ...checkHeaders("headers", Object.fromEntries(given), HEADER_SOURCES),
-    ...Object.fromEntries(Object.entries(request.about).map(([name, value]) => [`carillon-${name}`, value])),
-    // Nothing is decompressed here, so nothing is asked for that would have to be.
-    "accept-encoding": "identity",
-    ...sign({
-      id,
-      timestampSeconds: Math.floor(nowMs / 1_000),
-      body,
-      secrets: keys("v1"),
-      privateKeys: keys("v1a"),
-    }),
   };
 }
 
@@ -300,9 +229,9 @@ function redacted(location: string | undefined, target: Target): string | undefi
   return (url.origin + url.pathname).slice(0, MAX_VALUE);
 }
 
-function failureOf(error: unknown, signal: AbortSignal): AttemptFailure {
+function failureOf(error: unknown, deadline: Deadline): AttemptFailure {
   if (error instanceof AttemptFailure) return error;
-  if (signal.aborted) return new AttemptFailure("cancelled", "the attempt was given up", { cause: error });
+  if (deadline.isOver) return new AttemptFailure("cancelled", "the attempt was given up", { cause: error });
   if (error instanceof Refusal)
     return new AttemptFailure("blocked_address", "the target's address is not allowed", { cause: error });
   throw error;

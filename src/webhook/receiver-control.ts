@@ -41,7 +41,8 @@ export function firstValue(headers: IncomingHttpHeaders, name: string): string |
 }
 
 function directives(header: string | string[] | undefined): string[] {
-  return [header ?? ""]
+  if (header === undefined) return [];
+  return [header]
     .flat()
     .flatMap((value) => value.split(","))
     .map((directive) => directive.trim().toLowerCase());

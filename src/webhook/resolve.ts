@@ -1,5 +1,6 @@
 import { Resolver, lookup as systemLookup } from "node:dns/promises";
 import { type Address, classify, formatAddress, isLoopback, parseAddress } from "./address.ts";
+import type { Deadline } from "./deadline.ts";
 import { AttemptFailure } from "./failure.ts";
 import { isPublicName, isPublicPort } from "./host-rules.ts";
 import { allowsAddress, allowsHost, isOwn, type Target, type TargetPolicy } from "./target.ts";
@@ -20,15 +21,16 @@ export type Lookup = (host: string, signal: AbortSignal) => Promise<readonly str
 /**
  * The addresses that a request to the target may be sent to, in the order to try them; at least one.
  * Asks once, and refuses the name when a single answer is denied: a name that mixes public and private addresses is
- * an attack or a mistake. Throws AttemptFailure `blocked_address` or `dns_failed`; rethrows the signal's reason.
+ * an attack or a mistake. Throws AttemptFailure `blocked_address` or `dns_failed`; throws the reason when
+ * the attempt is given up.
  */
 export async function resolveTarget(
   target: Target,
   policy: TargetPolicy,
   lookup: Lookup,
-  signal: AbortSignal,
+  deadline: Deadline,
 ): Promise<readonly Address[]> {
-  const addresses = await addressesOf(target, policy, lookup, signal);
+  const addresses = await addressesOf(target, policy, lookup, deadline);
   for (const address of addresses) {
     if (address !== undefined && mayDial(policy, target, address)) continue;
     const cause = new Error(address === undefined ? "an answer is no address" : formatAddress(address));
@@ -42,10 +44,9 @@ async function addressesOf(
   target: Target,
   policy: TargetPolicy,
   lookup: Lookup,
-  signal: AbortSignal,
+  deadline: Deadline,
 ): Promise<readonly (Address | undefined)[]> {
-  const literal = parseAddress(target.host);
-  if (literal !== undefined) return [literal];
+  if (target.address !== undefined) return [target.address];
   if (target.host === "localhost") {
     // RFC 6761: the name is never asked for. Its address of the other family is dropped, not refused, when closed.
     const loopback = ["127.0.0.1", "::1"].map(parseAddress);
@@ -53,12 +54,12 @@ async function addressesOf(
     return open.length > 0 ? open : loopback;
   }
 
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(LOOKUP_MS)]);
+  const limit = AbortSignal.any([deadline.signal, AbortSignal.timeout(LOOKUP_MS)]);
   let answers: readonly string[];
   try {
     answers = await abortable(lookup(target.host, limit), limit);
   } catch (cause) {
-    signal.throwIfAborted();
+    deadline.throwIfOver();
     throw new AttemptFailure("dns_failed", "the host name could not be resolved", { cause });
   }
   if (answers.length === 0) throw new AttemptFailure("dns_failed", "the host name has no address");
@@ -69,11 +70,12 @@ async function addressesOf(
 }
 
 /** Whether a request to the target may be sent to the address: the last judge, which sees the very one dialled. */
-function mayDial(policy: TargetPolicy, { host, port, tls }: Target, address: Address): boolean {
+function mayDial(policy: TargetPolicy, target: Target, address: Address): boolean {
+  const { host, port, tls } = target;
   const verdict = classify(address, policy.nat64);
   if (verdict.kind === "never" || isOwn(policy, address, port)) return false;
   if (allowsHost(policy, host, port) || allowsAddress(policy, address, port)) return true;
-  if (policy.allowLoopback && isLoopback(address) && (host === "localhost" || parseAddress(host) !== undefined)) {
+  if (policy.allowLoopback && isLoopback(address) && (host === "localhost" || target.address !== undefined)) {
     return true;
   }
   return (

@@ -1,5 +1,6 @@
-import { createHmac, createSecretKey, randomBytes, timingSafeEqual } from "node:crypto";
-import { isOfKeyPair, signWithPrivateKey, verifyWithPublicKey } from "./key-pair.ts";
+import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
+import type { SigningAlgorithm } from "../domain/signing-key.ts";
+import { isOfKeyPair, isPrivateKey, parsePrivateKey, signWithPrivateKey, verifyWithPublicKey } from "./key-pair.ts";
 
 /** The prefix of secrets that are base64 of the key's bytes. */
 const PREFIX = "whsec_";
@@ -14,37 +15,50 @@ export interface SignatureHeaders {
   readonly "webhook-signature": string;
 }
 
+/** What signs, ready for use. To make one takes longer than to sign with it. */
+export interface SigningKey {
+  readonly algorithm: SigningAlgorithm;
+  readonly key: KeyObject;
+}
+
+/**
+ * The key of a text: a secret (see `isSecret`) signs as `v1`, a private key (`whsk_…`) as `v1a`.
+ * Throws RangeError when it is malformed.
+ */
+export function parseSigningKey(text: string): SigningKey {
+  if (isPrivateKey(text)) return { algorithm: "v1a", key: parsePrivateKey(text) };
+  return { algorithm: "v1", key: secretKeyOf(text) };
+}
+
 /**
  * Signs a body for Standard Webhooks, over `id.timestamp.body`: `v1,<base64>` by HMAC-SHA256 for each secret, then
  * `v1a,<base64>` by Ed25519 for each private key, so that a receiver that knows either the old or the new one can verify
  * during a rotation.
- * Throws RangeError when there is no secret, when a secret (see `isSecret`) or key is malformed, when `id` is empty, has a
- * dot or is not plain ASCII, or when the timestamp is not a whole number of seconds.
+ * Throws RangeError when there is no secret, when `id` is empty, has a dot or is not plain ASCII, or when the timestamp is not a
+ * whole number of seconds.
  */
 export function sign(message: {
   readonly id: string;
   readonly timestampSeconds: number;
   readonly body: Uint8Array;
-  readonly secrets: readonly string[];
-  /** `whsk_…` */
-  readonly privateKeys?: readonly string[];
+  readonly keys: readonly SigningKey[];
 }): SignatureHeaders {
-  const { id, timestampSeconds, body, secrets, privateKeys = [] } = message;
+  const { id, timestampSeconds, body, keys } = message;
   // A dot would let one id and timestamp be read as another pair.
   if (!/^[!-\-/-~]+$/.test(id)) throw new RangeError("a webhook id is printable ASCII without dots");
   if (!Number.isSafeInteger(timestampSeconds) || timestampSeconds < 0) throw new RangeError("timestampSeconds");
-  if (secrets.length === 0) throw new RangeError("a request is signed with at least one secret");
   const timestamp = String(timestampSeconds);
-  const signed = privateKeys.length === 0 ? undefined : signedBytes(id, timestamp, body);
+  const by = (algorithm: SigningAlgorithm, signatureOf: (key: KeyObject) => Buffer): string[] =>
+    keys
+      .filter((one) => one.algorithm === algorithm)
+      .map(({ key }) => `${algorithm},${signatureOf(key).toString("base64")}`);
+  const bySecrets = by("v1", (key) => mac(key, id, timestamp, body));
+  if (bySecrets.length === 0) throw new RangeError("a request is signed with at least one secret");
+  const byPrivateKeys = by("v1a", (key) => signWithPrivateKey(key, signedBytes(id, timestamp, body)));
   return {
     "webhook-id": id,
     "webhook-timestamp": timestamp,
-    "webhook-signature": [
-      ...secrets.map((secret) => `v1,${mac(keyOf(secret), id, timestamp, body).toString("base64")}`),
-      ...(signed === undefined
-        ? []
-        : privateKeys.map((key) => `v1a,${signWithPrivateKey(key, signed).toString("base64")}`)),
-    ].join(" "),
+    "webhook-signature": [...bySecrets, ...byPrivateKeys].join(" "),
   };
 }
 
@@ -60,7 +74,7 @@ export function verify(
   secret: string,
   { nowSeconds, toleranceSeconds = DEFAULT_TOLERANCE_SECONDS }: { nowSeconds: number; toleranceSeconds?: number },
 ): boolean {
-  const key = isOfKeyPair(secret) ? undefined : keyOf(secret);
+  const key = isOfKeyPair(secret) ? undefined : secretKeyOf(secret);
   const id = headers["webhook-id"];
   const timestamp = headers["webhook-timestamp"];
   const signatures = headers["webhook-signature"];
@@ -97,16 +111,17 @@ export function isSecret(secret: string): boolean {
   return encoded !== "" && Buffer.from(encoded, "base64").toString("base64") === encoded;
 }
 
-function keyOf(secret: string): Buffer {
+// A key object, because createHmac takes four times as long where it gets the bytes.
+function secretKeyOf(secret: string): KeyObject {
   if (!isSecret(secret)) throw new RangeError("the webhook secret is malformed");
-  return secret.startsWith(PREFIX) ? Buffer.from(secret.slice(PREFIX.length), "base64") : Buffer.from(secret, "utf8");
+  const isEncoded = secret.startsWith(PREFIX);
+  return createSecretKey(Buffer.from(isEncoded ? secret.slice(PREFIX.length) : secret, isEncoded ? "base64" : "utf8"));
 }
 
 function signedBytes(id: string, timestamp: string, body: Uint8Array): Buffer {
   return Buffer.concat([Buffer.from(`${id}.${timestamp}.`), body]);
 }
 
-function mac(key: Buffer, id: string, timestamp: string, body: Uint8Array): Buffer {
-  // Of a key object, because createHmac takes four times as long where it gets the bytes.
-  return createHmac("sha256", createSecretKey(key)).update(`${id}.${timestamp}.`).update(body).digest();
+function mac(key: KeyObject, id: string, timestamp: string, body: Uint8Array): Buffer {
+  return createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body).digest();
 }

@@ -127,6 +127,8 @@ export interface Target {
   readonly path: string;
   /** An ASCII name in lower case, or an address without brackets. */
   readonly host: string;
+  /** Of a host that is one; undefined for a name. */
+  readonly address: Address | undefined;
   readonly port: number;
   readonly tls: boolean;
 }
@@ -196,5 +198,6 @@ export function parseTarget(field: string, url: string, policy: TargetPolicy): T
 
   parsed.hash = "";
   if (address === undefined) parsed.hostname = host;
-  return { href: parsed.href, origin: parsed.origin, path: parsed.pathname + parsed.search, host, port, tls };
+  const { href, origin, pathname, search } = parsed;
+  return { href, origin, path: pathname + search, host, address, port, tls };
 }

@@ -2,7 +2,7 @@ import type { RunKind } from "../db/schema.ts";
 import { type Backoff, DEFAULT_BACKOFF, type RetryPolicy, WEBHOOK_POLICY } from "../domain/backoff.ts";
 import { formatId } from "../domain/ids.ts";
 import type { LeasedRun } from "../store/runs-leasing.ts";
-import type { OutboundPost } from "../webhook/post.ts";
+import type { OutboundPost } from "../webhook/outbound-post.ts";
 
 const EMPTY_BODY = Buffer.from("{}");
 

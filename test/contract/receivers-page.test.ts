@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { newSecret, sign } from "../../src/webhook/sign.ts";
+import { newSecret, parseSigningKey, sign } from "../../src/webhook/sign.ts";
 import { startTestCarillon, type TestCarillon } from "../support/carillon.ts";
 import { projectSecret } from "../support/signing.ts";
 import { ok } from "./calls.ts";
@@ -121,7 +121,7 @@ describe.each(Object.entries(BY_SECRET))("the program on the page for receivers 
     }
     const secret = newSecret();
     const timestampSeconds = Math.floor(Date.now() / 1_000) - 400;
-    const old = sign({ id: "run_1", timestampSeconds, body: Buffer.from("1"), secrets: [secret] });
+    const old = sign({ id: "run_1", timestampSeconds, body: Buffer.from("1"), keys: [parseSigningKey(secret)] });
     const request = { id: "run_1", timestamp: String(timestampSeconds), body: Buffer.from("1") };
     expect(await verdict(run, { ...request, signatures: old["webhook-signature"] }, secret)).toBe(1);
   });

@@ -119,6 +119,28 @@ describe("a request", () => {
     expect(() => new Webhook(newSecret()).verify(body.toString(), headers as Record<string, string>)).toThrow();
   });
 
+  test("opens what signs once while it is in use, and for no other owner than its own", async () => {
+    const opened: string[] = [];
+    const open: EgressOptions["open"] = (sealed, place) => {
+      opened.push(place.join("/"));
+      return openSealed(sealed, place);
+    };
+    const [egress, receiver] = await pair({}, { open });
+    const signers = signersWith(SECRET);
+    for (let n = 0; n < 3; n++) await post(egress, receiver.url, { signers });
+    expect(opened).toHaveLength(1);
+    const foreign = signers.map((signer) => ({ ...signer, ownerId: "other" }));
+    await expect(post(egress, receiver.url, { signers: foreign })).rejects.toThrow(/sealed for another place/);
+    expect(opened).toHaveLength(2);
+
+    const rotated = newSecret();
+    await post(egress, receiver.url, { signers: [...signersWith(rotated), ...signers] });
+    const requests = [await receiver.next(), await receiver.next(), await receiver.next(), await receiver.next()];
+    const { body, headers } = requests[3] ?? expect.fail();
+    expect(`${headers["webhook-signature"]}`.split(" ")).toHaveLength(2);
+    expect(() => new Webhook(rotated).verify(body.toString(), headers as Record<string, string>)).not.toThrow();
+  });
+
   test("keeps its id over attempts and is signed anew for each", async () => {
     let nowMs = 1_700_000_000_000;
     const [egress, receiver] = await pair({}, { now: () => nowMs });

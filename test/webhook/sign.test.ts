@@ -1,15 +1,16 @@
 import { Webhook } from "standardwebhooks";
 import { describe, expect, test } from "vitest";
-import { formatPublicKey, newKeyPair, signWithPrivateKey } from "../../src/webhook/key-pair.ts";
-import { isSecret, newSecret, sign, verify } from "../../src/webhook/sign.ts";
+import { formatPublicKey, newKeyPair, parsePrivateKey, signWithPrivateKey } from "../../src/webhook/key-pair.ts";
+import { isSecret, newSecret, parseSigningKey, sign, verify } from "../../src/webhook/sign.ts";
 
 const SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const body = Buffer.from('{"test": 2432232314}');
+const keys = (...texts: string[]) => texts.map(parseSigningKey);
 const message = { id: "msg_p5jXN8AQM9LWM0D4loKWxJek", timestampSeconds: 1_614_265_330, body };
 
 describe("sign", () => {
   test("gives the signature of the specification's example", () => {
-    expect(sign({ ...message, secrets: [SECRET] })).toEqual({
+    expect(sign({ ...message, keys: keys(SECRET) })).toEqual({
       "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
       "webhook-timestamp": "1614265330",
       "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
@@ -18,24 +19,24 @@ describe("sign", () => {
 
   test("takes raw text as its UTF-8 bytes, as the standardwebhooks package does for ASCII", () => {
     const timestampSeconds = Math.floor(Date.now() / 1_000);
-    const headers = sign({ ...message, timestampSeconds, secrets: ["plain text"] });
+    const headers = sign({ ...message, timestampSeconds, keys: keys("plain text") });
     const webhook = new Webhook("plain text", { format: "raw" });
     expect(() => webhook.verify(body.toString(), { ...headers })).not.toThrow();
   });
 
   test("refuses ids with a dot, no secrets and malformed ones", () => {
     for (const id of ["", "a.b", "a b", "a\r\n", "é"]) {
-      expect(() => sign({ ...message, id, secrets: [SECRET] }), id).toThrow(RangeError);
+      expect(() => sign({ ...message, id, keys: keys(SECRET) }), id).toThrow(RangeError);
     }
-    expect(() => sign({ ...message, secrets: [] })).toThrow(RangeError);
-    expect(() => sign({ ...message, secrets: [SECRET, "whsec_???"] })).toThrow(RangeError);
-    expect(() => sign({ ...message, timestampSeconds: 1.5, secrets: [SECRET] })).toThrow(RangeError);
+    expect(() => sign({ ...message, keys: keys() })).toThrow(RangeError);
+    expect(() => sign({ ...message, keys: keys(SECRET, "whsec_???") })).toThrow(RangeError);
+    expect(() => sign({ ...message, timestampSeconds: 1.5, keys: keys(SECRET) })).toThrow(RangeError);
   });
 });
 
 describe("verify", () => {
   const now = { nowSeconds: message.timestampSeconds };
-  const headers = { ...sign({ ...message, secrets: [newSecret(), SECRET] }) };
+  const headers = { ...sign({ ...message, keys: keys(newSecret(), SECRET) }) };
 
   test("finds the right one of several signatures", () => {
     expect(verify(headers, body, SECRET, now)).toBe(true);
@@ -83,7 +84,7 @@ describe("a key pair", () => {
   const publicKey = formatPublicKey(pair.publicKey);
   const now = { nowSeconds: message.timestampSeconds };
   const headers = {
-    ...sign({ ...message, secrets: [SECRET], privateKeys: [newKeyPair().privateKey, pair.privateKey] }),
+    ...sign({ ...message, keys: keys(newKeyPair().privateKey, SECRET, pair.privateKey) }),
   };
 
   test("signs as v1a behind the secrets, and its public key verifies", () => {
@@ -110,7 +111,7 @@ describe("a key pair", () => {
     const seed = Buffer.from("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb", "hex");
     const known = Buffer.from("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "hex");
     const privateKey = `whsk_${Buffer.concat([seed, known]).toString("base64")}`;
-    expect(signWithPrivateKey(privateKey, Buffer.from("72", "hex")).toString("hex")).toBe(
+    expect(signWithPrivateKey(parsePrivateKey(privateKey), Buffer.from("72", "hex")).toString("hex")).toBe(
       "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da" +
         "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
     );
@@ -118,15 +119,15 @@ describe("a key pair", () => {
 
   test("is random, and malformed halves are refused", () => {
     expect(new Set(Array.from({ length: 20 }, () => newKeyPair().privateKey)).size).toBe(20);
-    for (const key of ["whsk_", "whsk_AAAA", publicKey, SECRET]) {
-      expect(() => sign({ ...message, secrets: [SECRET], privateKeys: [key] }), key).toThrow(RangeError);
+    for (const key of ["whsk_", "whsk_AAAA", publicKey]) {
+      expect(() => sign({ ...message, keys: keys(SECRET, key) }), key).toThrow(RangeError);
     }
     expect(() => verify(headers, body, "whpk_AAAA", now)).toThrow(RangeError);
   });
 
   test("does not disturb receivers that know only v1: the standardwebhooks package skips it", () => {
     const timestampSeconds = Math.floor(Date.now() / 1_000);
-    const signed = { ...sign({ ...message, timestampSeconds, secrets: [SECRET], privateKeys: [pair.privateKey] }) };
+    const signed = { ...sign({ ...message, timestampSeconds, keys: keys(SECRET, pair.privateKey) }) };
     const reversed = signed["webhook-signature"].split(" ").reverse().join(" ");
     for (const signature of [signed["webhook-signature"], reversed]) {
       const given = { ...signed, "webhook-signature": signature };
