@@ -19,6 +19,7 @@ import { type EndpointWatch, flightEnd } from "./endpoint-watch.ts";
 import { type Flight, type FlightEnd, InFlight } from "./in-flight.ts";
 import type { TickResult } from "./loop.ts";
 import { outboundPost, retryPolicyOf } from "./outbound-run.ts";
+import { Pacer } from "./pacer.ts";
 
 export interface DispatcherOptions {
   readonly db: Db;
@@ -55,6 +56,8 @@ const WINDOW_SHARE = 2;
 const WINDOW = 20;
 /** How long a tick waits for more room than a little, in milliseconds: runs are leased in steps rather than one by one. */
 const GATHER_MS = 10;
+/** Requests that are begun in one turn of the event loop. */
+const STARTS_PER_TURN = 8;
 /** Most outcomes that wait to be recorded, in multiples of the quick attempts; while there are more, nothing is leased. */
 const UNRECORDED_SHARE = 4;
 /** How long disposal waits for the last outcomes to be recorded, after attempts were cut off. */
@@ -80,6 +83,7 @@ export function createDispatcher({
 }: DispatcherOptions): Dispatcher {
   const attempts = new Set<Promise<void>>();
   const flying = new InFlight(concurrency);
+  const pacer = new Pacer(STARTS_PER_TURN);
   const deliveries = new Batcher<string, DeliveredAttempt, SettleOutcome>({
     run: (projectId, delivered) => settleDelivered(db, projectId, delivered),
     weigh: ({ record }) => RECORD_BYTES + (record.responseBody?.byteLength ?? 0),
@@ -190,6 +194,7 @@ export function createDispatcher({
   async function make(run: LeasedRun, flight: Flight): Promise<void> {
     const deadlineMs = performance.now() + (run.timeoutSeconds + LEASE_MARGIN_SECONDS) * 1_000;
     try {
+      await pacer.turn();
       const outcome = await post(run);
       // The place is free while the outcome is being recorded.
       end(flight, flightEnd(outcome), outcome.durationMs);
