@@ -1,4 +1,4 @@
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { Db } from "../db/schema.ts";
 import type { RunKey } from "./runs.ts";
 
@@ -11,6 +11,8 @@ export interface DueRun extends RunKey {
   readonly tooLate: boolean;
   /** It is set apart with its endpoint already. */
   readonly parked: boolean;
+  /** It was found beyond the others, so that it is in nobody's way. */
+  readonly beyond: boolean;
   /** Its endpoint admits requests one batch at a time. */
   readonly guarded: boolean;
   /** Its endpoint takes nothing now. */
@@ -23,12 +25,33 @@ export interface ProjectEndpoint {
   readonly endpointId: string;
 }
 
+/** A place in the order of what is due. */
+export interface DuePlace {
+  /** As the database writes it: to the microsecond. */
+  readonly runAt: string;
+  readonly runId: string;
+}
+
+/** What a node looks for. */
+export interface DueQuery {
+  /** Most runs of those that are not parked, and as many of those beyond. */
+  readonly limit: number;
+  /** Most runs of those that are parked. */
+  readonly parkedLimit: number;
+  /** Endpoints that take no more; of what is parked and of what lies beyond, theirs is passed over. */
+  readonly full?: readonly ProjectEndpoint[];
+  /** Looks for what is due behind this place as well. */
+  readonly beyond?: DuePlace | undefined;
+}
+
 /** What a node finds due. */
 export interface DueRuns {
   /** The longest due first. */
   readonly runs: readonly DueRun[];
   /** There may be more that are not parked. */
   readonly more: boolean;
+  /** Where a look beyond these is to go on; undefined when there is nothing more behind. */
+  readonly next: DuePlace | undefined;
   /** Endpoints that nothing is parked for any more. */
   readonly emptied: readonly ProjectEndpoint[];
 }
@@ -38,75 +61,93 @@ const MAX_PARKED_ENDPOINTS = 200;
 /** Parked runs of each endpoint that are looked at, when there are many endpoints. */
 const MIN_PARKED_RUNS = 8;
 
+/** Due runs that a look beyond the first ones reads. It answers with the first one of each endpoint that it has no other of. */
+const BEYOND = 2_000;
+
+const IS_DUE = sql`r.state in ('pending', 'retrying') and not r.waiting and not r.parked and r.kind <> 'push'
+        and r.run_at <= carillon_now()`;
+
 /**
- * Runs whose time has come: up to `limit` of those that are not parked, and up to `parkedLimit` of those that are, of
- * endpoints that are ready and not among `full`. Those of pushes are leased elsewhere.
+ * Runs whose time has come: the first of those that are not parked, some of those that are and whose endpoints are ready, and,
+ * where that is asked for, some of other endpoints beyond. Those of pushes are leased elsewhere.
  */
-export async function dueRuns(
-  db: Db,
-  limit: number,
-  parkedLimit: number,
-  full: readonly ProjectEndpoint[],
-): Promise<DueRuns> {
-  const { rows } = await sql<{
-    project_id: string;
-    endpoint_id: string;
-    parked: boolean;
-    run_id: string | null;
-    cron_id: string | null;
-    task_id: string | null;
-    too_late: boolean | null;
-    guarded: boolean | null;
-    blocked: boolean | null;
-  }>`
+export async function dueRuns(db: Db, query: DueQuery): Promise<DueRuns> {
+  const { limit, parkedLimit, full = [], beyond } = query;
+  const columns = sql`r.project_id, r.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at`;
+  const look = beyond && lookBeyond(beyond, limit, full);
+  const { rows } = await sql<DueRow>`
     with ready as materialized (
       select project_id, endpoint_id from endpoints e
-      where e.parked_since is not null and e.state <> 'disabled' and e.ready_at <= carillon_now() ${except(full)}
+      where e.parked_since is not null and e.state <> 'disabled' and e.ready_at <= carillon_now()
+        and ${isRoomy(sql`e`, full)}
       order by random() limit ${MAX_PARKED_ENDPOINTS}),
+    first as materialized (
+      select ${columns} from runs r where ${IS_DUE} order by r.run_at, r.run_id limit ${limit})${look?.steps ?? sql``},
     due as (
-      (select r.project_id, r.endpoint_id, false as parked, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
-       from runs r
-       where r.state in ('pending', 'retrying') and not r.waiting and not r.parked and r.kind <> 'push'
-         and r.run_at <= carillon_now()
-       order by r.run_at limit ${limit})
+      select false as parked, null::bigint as nth, ${columns} from first r
       union all
-      select ready.project_id, ready.endpoint_id, true, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
+      select true, null, ready.project_id, ready.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
       from ready left join lateral (
         select * from runs r
         where r.project_id = ready.project_id and r.endpoint_id = ready.endpoint_id and r.parked
           and r.state in ('pending', 'retrying')
         order by r.run_at
-        limit greatest(${MIN_PARKED_RUNS}, ${parkedLimit} / (select count(*) from ready))) r on true)
-    select due.*, due.attempt = 0 and due.start_by <= carillon_now() as too_late, e.guarded,
+        limit greatest(${MIN_PARKED_RUNS}, ${parkedLimit} / (select count(*) from ready))) r on true${look?.found(columns) ?? sql``})
+    select due.project_id, due.endpoint_id, due.parked, due.nth::int, due.run_id, due.run_at::text, due.cron_id, due.task_id,
+      due.attempt = 0 and due.start_by <= carillon_now() as too_late, e.guarded,
       e.state = 'disabled' or e.ready_at > carillon_now() as blocked
     from due
     -- One look into the key for each run: joined, the table would be read as a whole where the planner expects many runs.
     left join lateral (
       select guarded, state, ready_at from endpoints
       where project_id = due.project_id and endpoint_id = due.endpoint_id limit 1) e on true
-    order by due.run_at`.execute(db);
-  const runs = rows.flatMap((row) =>
-    row.run_id === null
-      ? []
-      : {
-          projectId: row.project_id,
-          runId: row.run_id,
-          cronId: row.cron_id,
-          taskId: row.task_id,
-          endpointId: row.endpoint_id,
-          tooLate: row.too_late ?? false,
-          parked: row.parked,
-          guarded: row.guarded ?? false,
-          blocked: row.blocked ?? false,
-        },
-  );
+    order by due.run_at, due.run_id`.execute(db);
+  const runs = new Map<string, DueRun>();
+  // What lay beyond may have come to the front since the look before.
+  for (const row of rows) if (row.run_id !== null && !runs.has(row.run_id)) runs.set(row.run_id, dueRun(row));
+  const first = rows.filter(({ parked, nth }) => !parked && nth === null);
+  const more = first.length >= limit;
   return {
-    runs,
-    more: runs.filter(({ parked }) => !parked).length >= limit,
+    runs: [...runs.values()],
+    more,
+    next: beyond === undefined ? (more ? placeOf(first.at(-1)) : undefined) : nextBeyond(rows, limit),
     emptied: rows
-      .filter(({ run_id }) => run_id === null)
+      .filter(({ run_id: runId }) => runId === null)
       .map(({ project_id, endpoint_id }) => ({ projectId: project_id, endpointId: endpoint_id })),
   };
+}
+
+/** The parts of a look beyond: what is read, and what of it is found. The last one that is read is always found. */
+function lookBeyond({ runAt, runId }: DuePlace, limit: number, full: readonly ProjectEndpoint[]) {
+  return {
+    steps: sql`,
+    seen as materialized (
+      select r.ctid as place, row_number() over (order by r.run_at, r.run_id) as nth, r.project_id, r.endpoint_id from runs r
+      where ${IS_DUE} and (r.run_at, r.run_id) > (${runAt}::timestamptz, ${runId}::uuid)
+      order by r.run_at, r.run_id limit ${BEYOND}),
+    others as (
+      (select min(nth) as nth from seen
+       where ${isRoomy(sql`seen`, full)} and (project_id, endpoint_id) not in (select project_id, endpoint_id from first)
+       group by project_id, endpoint_id order by 1 limit ${limit})
+      union select ${BEYOND})`,
+    found: (columns: RawBuilder<unknown>) => sql`
+      union all
+      select false, seen.nth, ${columns}
+      from seen cross join lateral (select * from runs where ctid = seen.place limit 1) r
+      where seen.nth in (select nth from others)`,
+  };
+}
+
+/** Where a look that went beyond is to go on. */
+function nextBeyond(rows: readonly DueRow[], limit: number): DuePlace | undefined {
+  const further = rows.filter(({ nth }) => nth !== null);
+  const others = further.filter(({ nth }) => nth !== BEYOND);
+  if (others.length >= limit) return placeOf(others.at(-1));
+  return placeOf(further.find(({ nth }) => nth === BEYOND));
+}
+
+function placeOf(row: DueRow | undefined): DuePlace | undefined {
+  return row && { runAt: row.run_at, runId: row.run_id };
 }
 
 /**
@@ -119,15 +160,47 @@ export async function msUntilNextRun(db: Db, full: readonly ProjectEndpoint[]): 
         (select min(run_at) from runs
          where state in ('pending', 'retrying') and not waiting and not parked and kind <> 'push'),
         (select min(ready_at) from endpoints e
-         where e.parked_since is not null and e.state <> 'disabled' ${except(full)})
+         where e.parked_since is not null and e.state <> 'disabled' and ${isRoomy(sql`e`, full)})
       ) - carillon_now())::float8 * 1000 as ms`.execute(db);
   const ms = rows[0]?.ms ?? undefined;
   return ms === undefined ? undefined : Math.max(0, Math.ceil(ms));
 }
 
-function except(full: readonly ProjectEndpoint[]) {
-  if (full.length === 0) return sql``;
+/** Whether the endpoint of a row is not among the full ones. */
+function isRoomy(row: RawBuilder<unknown>, full: readonly ProjectEndpoint[]): RawBuilder<boolean> {
+  if (full.length === 0) return sql`true`;
   const projects = full.map(({ projectId }) => projectId);
   const endpoints = full.map(({ endpointId }) => endpointId);
-  return sql`and (e.project_id, e.endpoint_id) not in (select * from unnest(${projects}::uuid[], ${endpoints}::uuid[]))`;
+  return sql`(${row}.project_id, ${row}.endpoint_id) not in (
+        select * from unnest(${projects}::uuid[], ${endpoints}::uuid[]))`;
+}
+
+/** Of an endpoint that nothing is parked for only the endpoint. */
+interface DueRow {
+  readonly project_id: string;
+  readonly endpoint_id: string;
+  readonly parked: boolean;
+  readonly nth: number | null;
+  readonly run_id: string;
+  readonly run_at: string;
+  readonly cron_id: string | null;
+  readonly task_id: string | null;
+  readonly too_late: boolean | null;
+  readonly guarded: boolean | null;
+  readonly blocked: boolean | null;
+}
+
+function dueRun(row: DueRow): DueRun {
+  return {
+    projectId: row.project_id,
+    runId: row.run_id,
+    cronId: row.cron_id,
+    taskId: row.task_id,
+    endpointId: row.endpoint_id,
+    tooLate: row.too_late ?? false,
+    parked: row.parked,
+    beyond: row.nth !== null,
+    guarded: row.guarded ?? false,
+    blocked: row.blocked ?? false,
+  };
 }

@@ -9,7 +9,7 @@ import { releaseRoom } from "../store/endpoint-admission.ts";
 import type { AttemptRecord } from "../store/run-attempts.ts";
 import { expireRun } from "../store/run-expiry.ts";
 import { type DeliveredAttempt, settleDelivered } from "../store/runs-delivered.ts";
-import { type DueRun, dueRuns, msUntilNextRun } from "../store/runs-due.ts";
+import { type DuePlace, type DueRun, dueRuns, msUntilNextRun } from "../store/runs-due.ts";
 import { LEASE_MARGIN_SECONDS, type LeasedRun, leaseRuns } from "../store/runs-leasing.ts";
 import { clearParked, parkRuns } from "../store/runs-parking.ts";
 import { type SettleOutcome, settleRun } from "../store/runs-settling.ts";
@@ -51,9 +51,10 @@ export interface Dispatcher extends AsyncDisposable {
   settled(): Promise<void>;
 }
 
-/** Due runs that are looked at for each that there is room for, and beyond. */
-const WINDOW_SHARE = 2;
+/** Due runs that are looked at beside one for each that there is room for. */
 const WINDOW = 20;
+/** One look of so many goes beyond those, while they fill a window: it reads thousands of runs. */
+const FAR_EVERY = 8;
 /** How long a tick waits for more room than a little, in milliseconds: runs are leased in steps rather than one by one. */
 const GATHER_MS = 10;
 /** Requests that are begun in one turn of the event loop. */
@@ -92,6 +93,9 @@ export function createDispatcher({
   });
   const cut = new AbortController();
   const closed = new AbortController();
+  /** How far looks beyond the first runs have come, while these fill a whole window. */
+  let beyond: DuePlace | undefined;
+  let looks = 0;
   /** What the newest look found too little room for. */
   let scarce: ReadonlySet<Standing> = new Set();
   let stopping = false;
@@ -108,8 +112,11 @@ export function createDispatcher({
     if (signal.aborted || stopping) return { done: 0 };
 
     const full = flying.full();
-    const window = WINDOW_SHARE * room.proven + WINDOW;
-    const { runs, more, emptied } = await dueRuns(db, window, window, full);
+    const window = room.proven + WINDOW;
+    const isFar = looks++ % FAR_EVERY === 0 && beyond !== undefined;
+    const query = { limit: window, parkedLimit: window, full, beyond: isFar ? beyond : undefined };
+    const { runs, more, next, emptied } = await dueRuns(db, query);
+    if (!more || isFar || beyond === undefined) beyond = more ? next : undefined;
     for (const [projectId, endpoints] of Map.groupBy(emptied, (endpoint) => endpoint.projectId)) {
       const endpointIds = endpoints.map(({ endpointId }) => endpointId);
       await clearParked(db, projectId, endpointIds);
@@ -127,7 +134,7 @@ export function createDispatcher({
     );
     scarce = shares.scarce;
     // Runs of a full endpoint are in the way only where others may be behind them, or where nothing else is to do.
-    const crowding = more || shares.chosen.length === 0 ? shares.full : [];
+    const crowding = more || shares.chosen.length === 0 ? shares.full.filter((run) => !run.beyond) : [];
     done += await setApart([...shares.blocked, ...crowding]);
     for (const [projectId, chosen] of Map.groupBy(shares.chosen, (run) => run.projectId)) {
       if (signal.aborted || stopping) break;

@@ -137,7 +137,12 @@ const queries: Record<string, (db: Db) => Promise<unknown>> = {
   "deliveries.count": (db) => countReplayable(db, ID, { cronId: ID }, ID),
   "deliveries.find": (db) => findReplayable(db, ID, { url: "https://a.example/" }, { below: ID }, 200),
   "deliveries.prune": (db) => pruneDeliveries(db, 1_000, 30),
-  "runs.due": (db) => dueRuns(db, 264, 264, [{ projectId: ID, endpointId: ID }]),
+  "runs.due": (db) => dueRuns(db, {
+      limit: 264,
+      parkedLimit: 264,
+      full: [{ projectId: ID, endpointId: ID }],
+      beyond: { runAt: "2030-01-01 00:00:00+00", runId: ID },
+    }),
   "runs.lapsed": (db) => lapsedRuns(db, 100),
   "tasks.walk-label": (db) => walkTasks(db, ID, { labels: { tenant: "a" }, states: ["failed"] }, ID, BOUNDS),
   "tasks.walk-states": (db) => walkTasks(db, ID, { states: ["scheduled", "retrying"], since: AT, until: AT }, ID, BOUNDS),

@@ -35,7 +35,7 @@ async function scheduleTasks(world: RunWorld, count: number): Promise<string[]> 
 }
 
 async function leaseDue(world: RunWorld): Promise<LeasedRun[]> {
-  return leaseRuns(world.db, world.projectId, (await dueRuns(world.db, 1_000, 0, [])).runs);
+  return leaseRuns(world.db, world.projectId, (await dueRuns(world.db, { limit: 1_000, parkedLimit: 0 })).runs);
 }
 
 test("what is delivered together is settled together, each with its own record, but for what was leased anew", async () => {
@@ -119,7 +119,7 @@ test("what a lease and a settlement read grows with the runs, and not faster", a
     insert into runs (project_id, kind, task_id, endpoint_id, state, trigger, fire_at, run_at)
     select project_id, 'task', task_id, carillon_endpoint_id(${world.receiver.url}), 'pending', 'schedule', run_at, run_at
     from more`.execute(world.db);
-  const { runs } = await dueRuns(world.db, 60, 0, []);
+  const { runs } = await dueRuns(world.db, { limit: 60, parkedLimit: 0 });
   await world.db.transaction().execute(async (trx) => {
     const rowsRead = async (): Promise<number> => {
       const { rows } = await sql<{ read: number }>`

@@ -25,7 +25,7 @@ async function trigger(world: RunWorld, cronId: string): Promise<string> {
 
 /** Takes the run's lease and makes no attempt, as a node that is killed in between. */
 async function leaseAndDie(world: RunWorld): Promise<void> {
-  const due = (await dueRuns(world.db, 10, 10, [])).runs;
+  const due = (await dueRuns(world.db, { limit: 10, parkedLimit: 10 })).runs;
   expect((await leaseRuns(world.db, world.projectId, due)).length).toBe(1);
 }
 
@@ -253,7 +253,7 @@ test("what several nodes read as due at once is leased once", async () => {
   // Opens the connections first, so that the leasing itself runs side by side.
   await Promise.all(Array.from({ length: 5 }, () => sql`select pg_sleep(0.05)`.execute(world.db)));
 
-  const { runs: due } = await dueRuns(world.db, 100, 100, []);
+  const { runs: due } = await dueRuns(world.db, { limit: 100, parkedLimit: 100 });
   expect(due.length).toBe(40);
   const leased = await Promise.all(Array.from({ length: 5 }, () => leaseRuns(world.db, world.projectId, due)));
   const attempts = leased.flat();
@@ -349,6 +349,32 @@ test("what there was too little room for is looked for as soon as an attempt to 
   expect(await node.tick(NEVER)).toMatchObject({ done: 1 });
   answers[1]?.resolve({});
   await node.settled();
+});
+
+test("what is due behind a backlog of thousands for another endpoint is sent after a few looks", async () => {
+  await using world = await runWorld();
+  const [busy, other] = [`${world.receiver.url}/busy`, `${world.receiver.url}/other`];
+  await world.tasks.scheduleTask({ url: busy, runAt: timestampFromMs(0) });
+  await sql`
+    with more as (
+      insert into tasks (project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state)
+      select project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state
+      from tasks, generate_series(1, 5000) returning project_id, task_id, run_at)
+    insert into runs (project_id, kind, task_id, endpoint_id, state, trigger, fire_at, run_at)
+    select project_id, 'task', task_id, carillon_endpoint_id(${busy}), 'pending', 'schedule', run_at, run_at
+    from more`.execute(world.db);
+  await world.tasks.scheduleTask({ url: other, runAt: timestampFromMs(1) });
+  await using node = world.newDispatcher({ concurrency: 4 });
+  let isThere = false;
+  world.receiver.respond(({ path }) => {
+    isThere ||= path === "/other";
+    return {};
+  });
+  let looks = 0;
+  for (; looks < 100 && !isThere; looks++) await node.tick(NEVER);
+  await node.settled();
+  expect(isThere).toBe(true);
+  expect(looks).toBeLessThan(60);
 });
 
 test("waiting for room leaves nothing behind, however often", async () => {

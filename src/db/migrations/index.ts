@@ -32,6 +32,7 @@ import { up as monitors } from "./0016-monitors.ts";
 import { up as droppedSubscriptions } from "./0019-dropped-subscriptions.ts";
 import { up as lapsedLeases } from "./0021-lapsed-leases.ts";
 import { up as attemptsUnderWay } from "./0022-attempts-under-way.ts";
+import { up as duePlaces } from "./0023-due-places.ts";
 
 /** Every migration by name, in order. A static list, so that bundling cannot lose one. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -68,4 +69,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   "0019-dropped-subscriptions": { up: droppedSubscriptions },
   "0021-lapsed-leases": { up: lapsedLeases },
   "0022-attempts-under-way": { up: attemptsUnderWay },
+  "0023-due-places": { up: duePlaces },
 };
