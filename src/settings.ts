@@ -199,7 +199,7 @@ export const SETTINGS = {
   dispatchConcurrency: withDefault(
     "CARILLON_DISPATCH_CONCURRENCY",
     integer(1, 1_000),
-    "100",
+    "200",
     "Most outbound requests of this node at a time, for runs and for pushes each. Those that take longer than half a " +
       "second count apart: there may be eight times as many.",
   ),
