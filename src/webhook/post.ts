@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { LruCache } from "../domain/lru-cache.ts";
 import type { Place } from "../domain/signing-key.ts";
 import { Refusal } from "../errors.ts";
 import type { Address } from "./address.ts";
@@ -9,7 +10,6 @@ import { type AttemptError, AttemptFailure } from "./failure.ts";
 import type { OutboundPost } from "./outbound-post.ts";
 import { ConnectionPool } from "./pool.ts";
 import { firstValue, receiverControl } from "./receiver-control.ts";
-import { Recent } from "./recent.ts";
 import { createHeaderWriter } from "./request-headers.ts";
 import { createLookup, type Lookup, resolveTarget } from "./resolve.ts";
 import { MAX_VALUE, shownRequestHeaders, shownResponseHeaders } from "./shown-headers.ts";
@@ -114,7 +114,7 @@ export function createEgress({
 }: EgressOptions): Egress {
   const pool = new ConnectionPool(connect);
   const headersOf = createHeaderWriter(open, userAgent);
-  const targets = new Recent<Target>(MAX_TARGETS);
+  const targets = new LruCache<Target>(MAX_TARGETS);
   const closing = new AbortController();
 
   async function post(request: OutboundPost): Promise<AttemptOutcome> {
@@ -134,7 +134,7 @@ export function createEgress({
     let target: Target | undefined;
     try {
       deadline.throwIfOver();
-      target = targets.of(request.url, () => parseTarget("url", request.url, policy));
+      target = targets.getOrBuild(request.url, () => parseTarget("url", request.url, policy));
       const answer = await send(request, target, headers, deadline, timings);
       return outcomeOf(answer, target, nowMs(), attempted());
     } catch (error) {

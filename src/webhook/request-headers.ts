@@ -1,7 +1,7 @@
+import { LruCache } from "../domain/lru-cache.ts";
 import { headerPlace, keyPlace, type Place, SEALED_HEADER_MARK, type SealedKey } from "../domain/signing-key.ts";
 import { checkHeaders, isHeaderValue } from "./headers.ts";
 import type { OutboundPost } from "./outbound-post.ts";
-import { Recent } from "./recent.ts";
 import { parseSigningKey, type SigningKey, sign } from "./sign.ts";
 
 /** Where the headers of a request may come from: a message, and the subscription that it is pushed to. */
@@ -20,12 +20,12 @@ export function createHeaderWriter(
   open: (sealed: string, place: Place) => string,
   userAgent: string,
 ): (request: OutboundPost, nowMs: number) => Record<string, string> {
-  const keys = new Recent<SigningKey>(MAX_KEYS);
+  const keys = new LruCache<SigningKey>(MAX_KEYS);
 
   function keyOf(signer: SealedKey): SigningKey {
     const place = keyPlace(signer, signer.algorithm);
     // What is sealed for one place opens nowhere else, so the place is a part of its name.
-    return keys.of(`${place.join("/")}/${signer.sealed}`, () => parseSigningKey(open(signer.sealed, place)));
+    return keys.getOrBuild(`${place.join("/")}/${signer.sealed}`, () => parseSigningKey(open(signer.sealed, place)));
   }
 
   return function headersOf(request, nowMs) {
