@@ -39,8 +39,9 @@ export function connect(options: ConnectOptions): Db {
     // Longer than the server's own limit: it only ends what the server can no longer answer, and the connection with it.
     query_timeout: (options.statementTimeoutMs ?? 30_000) + 5_000,
     idle_in_transaction_session_timeout: 60_000,
-    ...(options.simulation && { options: "-c synchronous_commit=off -c plan_cache_mode=force_generic_plan" }),
-    ...(options.preparedStatements === false ? {} : { Client: PreparingClient }),
+    ...(options.preparedStatements === false
+      ? {}
+      : { Client: PreparingClient, options: options.simulation ? `${LASTING_PLANS} ${SIMULATION}` : LASTING_PLANS }),
   });
   pool.on("error", options.onError ?? (() => {}));
   // The pool listens to idle connections only. One that breaks in use fails its query, whose caller hears of it; without
@@ -62,6 +63,13 @@ export function connect(options: ConnectOptions): Db {
     dialect: new PostgresDialect({ pool: { options: pool.options, connect: () => pool.connect(), end } }),
   });
 }
+
+/**
+ * A prepared statement is planned when its tables may still be small, and keeps that plan while they grow. So the ways to read them
+ * are left out that are good for small tables alone: as a whole, or all that an index finds, sorted (`docs/decisions/lasting-plans.md`).
+ */
+const LASTING_PLANS = "-c enable_seqscan=off -c enable_bitmapscan=off";
+const SIMULATION = "-c synchronous_commit=off -c plan_cache_mode=force_generic_plan";
 
 /** Most statements that one connection keeps prepared. Beyond it statements run unprepared, as correct but slower. */
 const MAX_PREPARED = 300;
