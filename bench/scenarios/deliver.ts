@@ -12,7 +12,7 @@ import { figures, ratios } from "../verdict.ts";
 const MAX_TASKS = 20_000;
 /** Tasks a second for the latency. */
 const STEADY_PER_S = 100;
-/** A round that is slower than all has its turn ended, in seconds. */
+/** A round that takes longer ends the benchmark, in seconds. */
 const LONGEST_S = 60;
 
 const CARILLON = "Carillon, every attempt recorded";

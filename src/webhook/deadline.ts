@@ -1,9 +1,9 @@
 import { AttemptFailure } from "./failure.ts";
 
 /**
- * When an attempt is given up: after its time limit, or when one of the signals aborts that it shares with others. With thousands
- * of attempts a second AbortSignal.any costs more than the rest of their bookkeeping; so an attempt is an entry in a set of each
- * signal, and has a signal of its own only where something asks for one.
+ * When an attempt is given up: after its time limit, or when one of the signals aborts that it shares with others. It is an entry in
+ * a set of each of these, and has a signal of its own only where something asks for one: for the thousands of attempts that there
+ * may be in a second, AbortSignal.any costs more than the rest of their bookkeeping.
  */
 export class Deadline implements Disposable {
   /** Who follow a signal. */
@@ -17,7 +17,7 @@ export class Deadline implements Disposable {
 
   /**
    * @param timeoutMs from now; 1 to 2^31 - 1. The reason is an AttemptFailure `timeout` then.
-   * @param followed each is the reason's when it aborts.
+   * @param followed when one aborts, its reason is the reason.
    */
   constructor(timeoutMs: number, followed: readonly AbortSignal[]) {
     this.#followed = followed;

@@ -39,11 +39,6 @@ export function isOfKeyPair(text: string): boolean {
   return text.startsWith(PRIVATE_PREFIX) || text.startsWith(PUBLIC_PREFIX);
 }
 
-/** Whether text is a private key, by its prefix. */
-export function isPrivateKey(text: string): boolean {
-  return text.startsWith(PRIVATE_PREFIX);
-}
-
 /** The private key of the text, `whsk_…`. @throws RangeError when it is malformed. */
 export function parsePrivateKey(text: string): KeyObject {
   const bytes = decode(text, PRIVATE_PREFIX, 2 * KEY_BYTES);

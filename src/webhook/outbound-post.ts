@@ -2,7 +2,7 @@ import type { KeyOwner, SealedKey } from "../domain/signing-key.ts";
 
 /** One request to send. */
 export interface OutboundPost {
-  /** Checked again before every attempt, since the policy may have changed since it was stored. */
+  /** Checked again before it is used, since the policy may have changed since it was stored; what it leads to, at every attempt. */
   readonly url: string;
   /** Sent and signed byte for byte. */
   readonly body: Uint8Array;

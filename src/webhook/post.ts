@@ -73,7 +73,7 @@ export interface Egress extends AsyncDisposable {
    * new connection to the same address, within the same deadline. Never throws for anything that the network or the
    * receiver does.
    * Throws for faults of the caller: Refusal when `headers` break `checkHeaders`, whatever
-   * `open` throws, RangeError when `sign` refuses the id or a secret, when `contentType` cannot be a header, or when `timeoutMs` is not in 1 to 2^31 - 1.
+   * `open` throws, RangeError when `sign` refuses the id or `parseSigningKey` a key, when `contentType` cannot be a header, or when `timeoutMs` is not in 1 to 2^31 - 1.
    */
   post(request: OutboundPost): Promise<AttemptOutcome>;
 }

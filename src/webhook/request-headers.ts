@@ -23,9 +23,10 @@ export function createHeaderWriter(
   const keys = new LruCache<SigningKey>(MAX_KEYS);
 
   function keyOf(signer: SealedKey): SigningKey {
-    const place = keyPlace(signer, signer.algorithm);
+    const { algorithm, sealed } = signer;
+    const place = keyPlace(signer, algorithm);
     // What is sealed for one place opens nowhere else, so the place is a part of its name.
-    return keys.getOrBuild(`${place.join("/")}/${signer.sealed}`, () => parseSigningKey(open(signer.sealed, place)));
+    return keys.getOrBuild(`${place.join("/")}/${sealed}`, () => parseSigningKey(algorithm, open(sealed, place)));
   }
 
   return function headersOf(request, nowMs) {

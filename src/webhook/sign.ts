@@ -1,6 +1,6 @@
 import { createHmac, createSecretKey, type KeyObject, randomBytes, timingSafeEqual } from "node:crypto";
 import type { SigningAlgorithm } from "../domain/signing-key.ts";
-import { isOfKeyPair, isPrivateKey, parsePrivateKey, signWithPrivateKey, verifyWithPublicKey } from "./key-pair.ts";
+import { isOfKeyPair, parsePrivateKey, signWithPrivateKey, verifyWithPublicKey } from "./key-pair.ts";
 
 /** The prefix of secrets that are base64 of the key's bytes. */
 const PREFIX = "whsec_";
@@ -22,12 +22,11 @@ export interface SigningKey {
 }
 
 /**
- * The key of a text: a secret (see `isSecret`) signs as `v1`, a private key (`whsk_…`) as `v1a`.
- * Throws RangeError when it is malformed.
+ * The key of a text: for `v1` a secret (see `isSecret`), for `v1a` a private key (`whsk_…`).
+ * Throws RangeError when it is malformed, or another kind of key.
  */
-export function parseSigningKey(text: string): SigningKey {
-  if (isPrivateKey(text)) return { algorithm: "v1a", key: parsePrivateKey(text) };
-  return { algorithm: "v1", key: secretKeyOf(text) };
+export function parseSigningKey(algorithm: SigningAlgorithm, text: string): SigningKey {
+  return { algorithm, key: algorithm === "v1" ? secretKeyOf(text) : parsePrivateKey(text) };
 }
 
 /**

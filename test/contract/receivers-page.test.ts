@@ -121,7 +121,7 @@ describe.each(Object.entries(BY_SECRET))("the program on the page for receivers 
     }
     const secret = newSecret();
     const timestampSeconds = Math.floor(Date.now() / 1_000) - 400;
-    const old = sign({ id: "run_1", timestampSeconds, body: Buffer.from("1"), keys: [parseSigningKey(secret)] });
+    const old = sign({ id: "run_1", timestampSeconds, body: Buffer.from("1"), keys: [parseSigningKey("v1", secret)] });
     const request = { id: "run_1", timestamp: String(timestampSeconds), body: Buffer.from("1") };
     expect(await verdict(run, { ...request, signatures: old["webhook-signature"] }, secret)).toBe(1);
   });

@@ -5,7 +5,8 @@ import { isSecret, newSecret, parseSigningKey, sign, verify } from "../../src/we
 
 const SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const body = Buffer.from('{"test": 2432232314}');
-const keys = (...texts: string[]) => texts.map(parseSigningKey);
+const keys = (...secrets: string[]) => secrets.map((secret) => parseSigningKey("v1", secret));
+const pairs = (...privateKeys: string[]) => privateKeys.map((key) => parseSigningKey("v1a", key));
 const message = { id: "msg_p5jXN8AQM9LWM0D4loKWxJek", timestampSeconds: 1_614_265_330, body };
 
 describe("sign", () => {
@@ -84,7 +85,7 @@ describe("a key pair", () => {
   const publicKey = formatPublicKey(pair.publicKey);
   const now = { nowSeconds: message.timestampSeconds };
   const headers = {
-    ...sign({ ...message, keys: keys(newKeyPair().privateKey, SECRET, pair.privateKey) }),
+    ...sign({ ...message, keys: [...pairs(newKeyPair().privateKey), ...keys(SECRET), ...pairs(pair.privateKey)] }),
   };
 
   test("signs as v1a behind the secrets, and its public key verifies", () => {
@@ -119,15 +120,14 @@ describe("a key pair", () => {
 
   test("is random, and malformed halves are refused", () => {
     expect(new Set(Array.from({ length: 20 }, () => newKeyPair().privateKey)).size).toBe(20);
-    for (const key of ["whsk_", "whsk_AAAA", publicKey]) {
-      expect(() => sign({ ...message, keys: keys(SECRET, key) }), key).toThrow(RangeError);
-    }
+    for (const key of ["whsk_", "whsk_AAAA", publicKey, SECRET]) expect(() => pairs(key), key).toThrow(RangeError);
+    for (const key of [publicKey, pair.privateKey]) expect(() => keys(key), key).toThrow(RangeError);
     expect(() => verify(headers, body, "whpk_AAAA", now)).toThrow(RangeError);
   });
 
   test("does not disturb receivers that know only v1: the standardwebhooks package skips it", () => {
     const timestampSeconds = Math.floor(Date.now() / 1_000);
-    const signed = { ...sign({ ...message, timestampSeconds, keys: keys(SECRET, pair.privateKey) }) };
+    const signed = { ...sign({ ...message, timestampSeconds, keys: [...keys(SECRET), ...pairs(pair.privateKey)] }) };
     const reversed = signed["webhook-signature"].split(" ").reverse().join(" ");
     for (const signature of [signed["webhook-signature"], reversed]) {
       const given = { ...signed, "webhook-signature": signature };
