@@ -20,3 +20,12 @@ test("what waits goes on a few at a time, in order, with turns of the event loop
   // And again after all have begun.
   await pacer.turn();
 });
+
+test("of a thousand a part begins in each turn, so that none waits for hundreds of turns", async () => {
+  const pacer = new Pacer(3);
+  let begun = 0;
+  for (let n = 0; n < 1_000; n++) void pacer.turn().then(() => begun++);
+  let turns = 0;
+  for (; begun < 1_000 && turns < 1_000; turns++) await turnOfLoop();
+  expect(turns).toBeLessThan(100);
+});
