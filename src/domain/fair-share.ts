@@ -30,7 +30,7 @@ export type Room = Readonly<Record<Standing, number>>;
 export interface Shares<C extends Candidate> {
   readonly chosen: readonly C[];
   readonly blocked: readonly C[];
-  /** Their endpoint has as many requests under way as it may. */
+  /** Their endpoint has as many requests under way as it may, and there is room for those of others. */
   readonly full: readonly C[];
   /** What there was too little room for: the standings of the endpoints of all others. */
   readonly scarce: ReadonlySet<Standing>;
@@ -93,8 +93,10 @@ export function share<C extends Candidate>(
   const full: C[] = [];
   const scarce = new Set<Standing>();
   for (const { waiting, load, next } of [...projects.values()].flatMap(({ lanes }) => [...lanes.values()])) {
-    if (load.inFlight + next >= load.window) full.push(...waiting.slice(next));
-    else if (next < waiting.length) scarce.add(load.standing);
+    if (next === waiting.length) continue;
+    // Where the room has ended as well, it is not the endpoint that others wait for.
+    if (left[load.standing] <= 0) scarce.add(load.standing);
+    else full.push(...waiting.slice(next));
   }
   return { chosen, blocked, full, scarce };
 }

@@ -96,7 +96,7 @@ async function recordAll(
     settled as (
       update runs set state = 'succeeded', error = null, lease_token = null, lease_expires_at = null, waiting = false,
         parked = false, finished_at = carillon_now(),
-        -- By the places of the lists rather than by a join, which reads each of so few rows once for each other.
+        -- By their places in the lists: a join of so few rows reads all of them for each of them.
         response_status = (${statuses}::int[])[array_position(${tokens}::uuid[], lease_token)],
         expires_at = carillon_now() +
           make_interval(secs => (${keptSeconds}::int[])[array_position(${tokens}::uuid[], lease_token)])

@@ -38,10 +38,10 @@ export interface DueQuery {
   readonly limit: number;
   /** Most runs of those that are parked. */
   readonly parkedLimit: number;
-  /** Endpoints that take no more; of what is parked and of what lies beyond, theirs is passed over. */
+  /** Endpoints that take no more: what is parked for them, and what lies beyond, is passed over. */
   readonly full?: readonly ProjectEndpoint[];
-  /** Looks for what is due behind this place as well. */
-  readonly beyond?: DuePlace | undefined;
+  /** Looks at so many runs that are due behind this place as well, for those of other endpoints than the first ones'. */
+  readonly beyond?: { readonly after: DuePlace; readonly reads: number } | undefined;
 }
 
 /** What a node finds due. */
@@ -61,8 +61,8 @@ const MAX_PARKED_ENDPOINTS = 200;
 /** Parked runs of each endpoint that are looked at, when there are many endpoints. */
 const MIN_PARKED_RUNS = 8;
 
-/** Due runs that a look beyond the first ones reads. It answers with the first one of each endpoint that it has no other of. */
-const BEYOND = 2_000;
+/** Most runs of one endpoint that a look beyond the first ones answers with. */
+const BEYOND_EACH = 8;
 
 const IS_DUE = sql`r.state in ('pending', 'retrying') and not r.waiting and not r.parked and r.kind <> 'push'
         and r.run_at <= carillon_now()`;
@@ -84,16 +84,16 @@ export async function dueRuns(db: Db, query: DueQuery): Promise<DueRuns> {
     first as materialized (
       select ${columns} from runs r where ${IS_DUE} order by r.run_at, r.run_id limit ${limit})${look?.steps ?? sql``},
     due as (
-      select false as parked, null::bigint as nth, ${columns} from first r
+      select false as parked, false as beyond, false as is_end, ${columns} from first r
       union all
-      select true, null, ready.project_id, ready.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
+      select true, false, false, ready.project_id, ready.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
       from ready left join lateral (
         select * from runs r
         where r.project_id = ready.project_id and r.endpoint_id = ready.endpoint_id and r.parked
           and r.state in ('pending', 'retrying')
         order by r.run_at
         limit greatest(${MIN_PARKED_RUNS}, ${parkedLimit} / (select count(*) from ready))) r on true${look?.found(columns) ?? sql``})
-    select due.project_id, due.endpoint_id, due.parked, due.nth::int, due.run_id, due.run_at::text, due.cron_id, due.task_id,
+    select due.project_id, due.endpoint_id, due.parked, due.beyond, due.is_end, due.run_id, due.run_at::text, due.cron_id, due.task_id,
       due.attempt = 0 and due.start_by <= carillon_now() as too_late, e.guarded,
       e.state = 'disabled' or e.ready_at > carillon_now() as blocked
     from due
@@ -101,11 +101,13 @@ export async function dueRuns(db: Db, query: DueQuery): Promise<DueRuns> {
     left join lateral (
       select guarded, state, ready_at from endpoints
       where project_id = due.project_id and endpoint_id = due.endpoint_id limit 1) e on true
-    order by due.run_at, due.run_id`.execute(db);
+    order by due.run_at, due.run_id, due.beyond`.execute(db);
   const runs = new Map<string, DueRun>();
   // What lay beyond may have come to the front since the look before.
-  for (const row of rows) if (row.run_id !== null && !runs.has(row.run_id)) runs.set(row.run_id, dueRun(row));
-  const first = rows.filter(({ parked, nth }) => !parked && nth === null);
+  for (const row of rows) {
+    if (row.run_id !== null && !row.is_end && !runs.has(row.run_id)) runs.set(row.run_id, dueRun(row));
+  }
+  const first = rows.filter(({ parked, beyond: isBeyond }) => !parked && !isBeyond);
   const more = first.length >= limit;
   return {
     runs: [...runs.values()],
@@ -117,33 +119,37 @@ export async function dueRuns(db: Db, query: DueQuery): Promise<DueRuns> {
   };
 }
 
-/** The parts of a look beyond: what is read, and what of it is found. The last one that is read is always found. */
-function lookBeyond({ runAt, runId }: DuePlace, limit: number, full: readonly ProjectEndpoint[]) {
+/** The parts of a look beyond: what is read, and what of it is found, with the last one that is read as the end. */
+function lookBeyond(
+  { after, reads }: NonNullable<DueQuery["beyond"]>,
+  limit: number,
+  full: readonly ProjectEndpoint[],
+) {
   return {
     steps: sql`,
     seen as materialized (
       select r.ctid as place, row_number() over (order by r.run_at, r.run_id) as nth, r.project_id, r.endpoint_id from runs r
-      where ${IS_DUE} and (r.run_at, r.run_id) > (${runAt}::timestamptz, ${runId}::uuid)
-      order by r.run_at, r.run_id limit ${BEYOND}),
+      where ${IS_DUE} and (r.run_at, r.run_id) > (${after.runAt}::timestamptz, ${after.runId}::uuid)
+      order by r.run_at, r.run_id limit ${reads}),
     others as (
-      (select min(nth) as nth from seen
-       where ${isRoomy(sql`seen`, full)} and (project_id, endpoint_id) not in (select project_id, endpoint_id from first)
-       group by project_id, endpoint_id order by 1 limit ${limit})
-      union select ${BEYOND})`,
+      (select place, nth, false as is_end from (
+         select *, row_number() over (partition by project_id, endpoint_id order by nth) as of_endpoint from seen
+         where ${isRoomy(sql`seen`, full)} and not exists (
+           select from first f where f.project_id = seen.project_id and f.endpoint_id = seen.endpoint_id)) w
+       where of_endpoint <= ${BEYOND_EACH} order by nth limit ${limit})
+      union all select place, nth, true from seen where nth = ${reads})`,
     found: (columns: RawBuilder<unknown>) => sql`
       union all
-      select false, seen.nth, ${columns}
-      from seen cross join lateral (select * from runs where ctid = seen.place limit 1) r
-      where seen.nth in (select nth from others)`,
+      select false, true, others.is_end, ${columns}
+      from others cross join lateral (select * from runs where ctid = others.place limit 1) r`,
   };
 }
 
 /** Where a look that went beyond is to go on. */
 function nextBeyond(rows: readonly DueRow[], limit: number): DuePlace | undefined {
-  const further = rows.filter(({ nth }) => nth !== null);
-  const others = further.filter(({ nth }) => nth !== BEYOND);
+  const others = rows.filter(({ beyond, is_end: isEnd }) => beyond && !isEnd);
   if (others.length >= limit) return placeOf(others.at(-1));
-  return placeOf(further.find(({ nth }) => nth === BEYOND));
+  return placeOf(rows.find(({ is_end: isEnd }) => isEnd));
 }
 
 function placeOf(row: DueRow | undefined): DuePlace | undefined {
@@ -180,7 +186,8 @@ interface DueRow {
   readonly project_id: string;
   readonly endpoint_id: string;
   readonly parked: boolean;
-  readonly nth: number | null;
+  readonly beyond: boolean;
+  readonly is_end: boolean;
   readonly run_id: string;
   readonly run_at: string;
   readonly cron_id: string | null;
@@ -199,7 +206,7 @@ function dueRun(row: DueRow): DueRun {
     endpointId: row.endpoint_id,
     tooLate: row.too_late ?? false,
     parked: row.parked,
-    beyond: row.nth !== null,
+    beyond: row.beyond,
     guarded: row.guarded ?? false,
     blocked: row.blocked ?? false,
   };

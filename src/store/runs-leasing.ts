@@ -77,8 +77,9 @@ async function lease(
   if (runIds.length === 0) return [];
   const owner = sql<string | null>`coalesce(r.cron_id, r.task_id, b.webhook_id, b.subscription_id, b.signer_id)`;
   const { rows } = await sql<Omit<LeasedRun, "probe" | "guarded"> & { readonly endpointId: string }>`
-    -- Tasks are locked before their runs, as everywhere. Rows that are locked here are found again by their place: any other
-    -- join of so few rows reads each of them once for each other.
+    -- Tasks are locked before their runs, as everywhere. What is locked is found again by its place, as a join by ids of so few
+    -- rows reads all of them for each of them. Whatever has changed since this statement began is at another place, and is left
+    -- to the next look.
     with held as materialized (
       select ctid as place from tasks
       where project_id = ${projectId} and task_id = any(${taskIds}::uuid[])
@@ -105,7 +106,6 @@ async function lease(
       where r.project_id = ${projectId} and r.run_id = any(${runIds}::uuid[])
         and r.state in ('pending', 'retrying') and not r.waiting and r.run_at <= carillon_now()
         and (r.start_by is null or r.attempt > 0 or r.start_by > carillon_now())
-        -- A task that has changed since this statement began is at another place, and its run is left to the next.
         and (r.task_id is null or t.place = any(array(select place from held)))
       for update of r skip locked),
     leased as (

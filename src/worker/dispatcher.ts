@@ -41,8 +41,8 @@ export interface DispatcherOptions {
 export interface Dispatcher extends AsyncDisposable {
   /**
    * Leases as many due runs as there is room for and starts their attempts, without waiting for their end. With no room
-   * it waits until there is some. What is due for an endpoint that takes no more is set apart, so that the next tick does
-   * not meet it again.
+   * it waits until there is some. What is due for an endpoint that takes no more, and is in the way of others, is set apart, so
+   * that the next tick does not meet it again.
    */
   tick(signal: AbortSignal): Promise<TickResult>;
   /** Attempts under way. */
@@ -53,8 +53,13 @@ export interface Dispatcher extends AsyncDisposable {
 
 /** Due runs that are looked at beside one for each that there is room for. */
 const WINDOW = 20;
-/** One look of so many goes beyond those, while they fill a window: it reads thousands of runs. */
+/**
+ * While the first runs fill a window, one look of so many goes beyond them. When it has found something for which there was
+ * room, so many in a row go to the same place.
+ */
 const FAR_EVERY = 8;
+/** Runs that such a look reads. */
+const FAR_READS = 2_000;
 /** How long a tick waits for more room than a little, in milliseconds: runs are leased in steps rather than one by one. */
 const GATHER_MS = 10;
 /** Requests that are begun in one turn of the event loop. */
@@ -96,6 +101,8 @@ export function createDispatcher({
   /** How far looks beyond the first runs have come, while these fill a whole window. */
   let beyond: DuePlace | undefined;
   let looks = 0;
+  /** For how many looks they stay where they are. */
+  let patience = 0;
   /** What the newest look found too little room for. */
   let scarce: ReadonlySet<Standing> = new Set();
   let stopping = false;
@@ -113,10 +120,9 @@ export function createDispatcher({
 
     const full = flying.full();
     const window = room.proven + WINDOW;
-    const isFar = looks++ % FAR_EVERY === 0 && beyond !== undefined;
-    const query = { limit: window, parkedLimit: window, full, beyond: isFar ? beyond : undefined };
+    const far = looks++ % FAR_EVERY === 0 || patience > 0 ? beyond : undefined;
+    const query = { limit: window, parkedLimit: window, full, beyond: far && { after: far, reads: FAR_READS } };
     const { runs, more, next, emptied } = await dueRuns(db, query);
-    if (!more || isFar || beyond === undefined) beyond = more ? next : undefined;
     for (const [projectId, endpoints] of Map.groupBy(emptied, (endpoint) => endpoint.projectId)) {
       const endpointIds = endpoints.map(({ endpointId }) => endpointId);
       await clearParked(db, projectId, endpointIds);
@@ -133,6 +139,10 @@ export function createDispatcher({
       room,
     );
     scarce = shares.scarce;
+    // What has been taken beyond may have more of its kind beside it, for which its endpoint has room only later.
+    patience = shares.chosen.some((run) => run.beyond) ? FAR_EVERY : Math.max(0, patience - 1);
+    if (!more) beyond = undefined;
+    else if (beyond === undefined || (far !== undefined && patience === 0)) beyond = next;
     // Runs of a full endpoint are in the way only where others may be behind them, or where nothing else is to do.
     const crowding = more || shares.chosen.length === 0 ? shares.full.filter((run) => !run.beyond) : [];
     done += await setApart([...shares.blocked, ...crowding]);

@@ -56,6 +56,15 @@ describe("the room is shared", () => {
     });
   });
 
+  test("and what waits for the room alone is in nobody's way", () => {
+    expect(shareOf(due(20, "p", "a"), { a: { window: 8 } })).toEqual({
+      chosen: { a: 8 },
+      blocked: {},
+      full: {},
+      scarce: new Set(["proven"]),
+    });
+  });
+
   test("so that new endpoints leave some to proven ones, and slow ones all of it", () => {
     const loads = { n: { standing: "new" }, s: { standing: "slow" } } as const;
     const candidates = [...due(50, "p", "n"), ...due(50, "p", "s"), ...due(50, "p", "good")];

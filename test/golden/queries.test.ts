@@ -141,7 +141,7 @@ const queries: Record<string, (db: Db) => Promise<unknown>> = {
       limit: 264,
       parkedLimit: 264,
       full: [{ projectId: ID, endpointId: ID }],
-      beyond: { runAt: "2030-01-01 00:00:00+00", runId: ID },
+      beyond: { after: { runAt: "2030-01-01 00:00:00+00", runId: ID }, reads: 2_000 },
     }),
   "runs.lapsed": (db) => lapsedRuns(db, 100),
   "tasks.walk-label": (db) => walkTasks(db, ID, { labels: { tenant: "a" }, states: ["failed"] }, ID, BOUNDS),

@@ -13,26 +13,27 @@ seen as materialized (
     and r.run_at <= carillon_now() and (r.run_at, r.run_id) > ($5::timestamptz, $6::uuid)
   order by r.run_at, r.run_id limit $7),
 others as (
-  (select min(nth) as nth from seen
-   where (seen.project_id, seen.endpoint_id) not in (
-    select * from unnest($8::uuid[], $9::uuid[])) and (project_id, endpoint_id) not in (select project_id, endpoint_id from first)
-   group by project_id, endpoint_id order by 1 limit $10)
-  union select $11),
+  (select place, nth, false as is_end from (
+     select *, row_number() over (partition by project_id, endpoint_id order by nth) as of_endpoint from seen
+     where (seen.project_id, seen.endpoint_id) not in (
+    select * from unnest($8::uuid[], $9::uuid[])) and not exists (
+       select from first f where f.project_id = seen.project_id and f.endpoint_id = seen.endpoint_id)) w
+   where of_endpoint <= $10 order by nth limit $11)
+  union all select place, nth, true from seen where nth = $12),
 due as (
-  select false as parked, null::bigint as nth, r.project_id, r.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at from first r
+  select false as parked, false as beyond, false as is_end, r.project_id, r.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at from first r
   union all
-  select true, null, ready.project_id, ready.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
+  select true, false, false, ready.project_id, ready.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
   from ready left join lateral (
     select * from runs r
     where r.project_id = ready.project_id and r.endpoint_id = ready.endpoint_id and r.parked
       and r.state in ('pending', 'retrying')
     order by r.run_at
-    limit greatest($12, $13 / (select count(*) from ready))) r on true
+    limit greatest($13, $14 / (select count(*) from ready))) r on true
   union all
-  select false, seen.nth, r.project_id, r.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
-  from seen cross join lateral (select * from runs where ctid = seen.place limit 1) r
-  where seen.nth in (select nth from others))
-select due.project_id, due.endpoint_id, due.parked, due.nth::int, due.run_id, due.run_at::text, due.cron_id, due.task_id,
+  select false, true, others.is_end, r.project_id, r.endpoint_id, r.run_id, r.cron_id, r.task_id, r.attempt, r.start_by, r.run_at
+  from others cross join lateral (select * from runs where ctid = others.place limit 1) r)
+select due.project_id, due.endpoint_id, due.parked, due.beyond, due.is_end, due.run_id, due.run_at::text, due.cron_id, due.task_id,
   due.attempt = 0 and due.start_by <= carillon_now() as too_late, e.guarded,
   e.state = 'disabled' or e.ready_at > carillon_now() as blocked
 from due
@@ -40,4 +41,4 @@ from due
 left join lateral (
   select guarded, state, ready_at from endpoints
   where project_id = due.project_id and endpoint_id = due.endpoint_id limit 1) e on true
-order by due.run_at, due.run_id;
+order by due.run_at, due.run_id, due.beyond;
