@@ -107,8 +107,10 @@ test("the attempt of a run that is replaced while it is under way is recorded, w
   expect(attempts).toMatchObject([{ run_id: replaced.runId, url: replaced.url, finished_at: null, error: null }]);
 });
 
-test("what a lease and a settlement read grows with the runs, and not faster", async () => {
+test("what a lease and a settlement read grows with the runs, and not faster", async ({ skip }) => {
   await using world = await runWorld();
+  const { rows: version } = await sql<{ server_version_num: string }>`show server_version_num`.execute(world.db);
+  skip(Number(version[0]?.server_version_num) < 170_000, "older ones read all of a project that they take for small");
   await world.tasks.scheduleTask({ url: world.receiver.url, runAt: timestampFromDate(await world.database.now()) });
   // As after a while: with next to no rows PostgreSQL reads them all, whatever the statement says.
   await sql`
