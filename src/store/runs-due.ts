@@ -134,8 +134,9 @@ function lookBeyond(
     others as (
       (select place, nth, false as is_end from (
          select *, row_number() over (partition by project_id, endpoint_id order by nth) as of_endpoint from seen
-         where ${isRoomy(sql`seen`, full)} and not exists (
-           select from first f where f.project_id = seen.project_id and f.endpoint_id = seen.endpoint_id)) w
+         -- Not in, which looks them up by hash, where not exists compares each with each while few are expected.
+         where ${isRoomy(sql`seen`, full)} and (project_id, endpoint_id) not in (
+           select project_id, endpoint_id from first where endpoint_id is not null)) w
        where of_endpoint <= ${BEYOND_EACH} order by nth limit ${limit})
       union all select place, nth, true from seen where nth = ${reads})`,
     found: (columns: RawBuilder<unknown>) => sql`

@@ -15,9 +15,10 @@ seen as materialized (
 others as (
   (select place, nth, false as is_end from (
      select *, row_number() over (partition by project_id, endpoint_id order by nth) as of_endpoint from seen
+     -- Not in, which looks them up by hash, where not exists compares each with each while few are expected.
      where (seen.project_id, seen.endpoint_id) not in (
-    select * from unnest($8::uuid[], $9::uuid[])) and not exists (
-       select from first f where f.project_id = seen.project_id and f.endpoint_id = seen.endpoint_id)) w
+    select * from unnest($8::uuid[], $9::uuid[])) and (project_id, endpoint_id) not in (
+       select project_id, endpoint_id from first where endpoint_id is not null)) w
    where of_endpoint <= $10 order by nth limit $11)
   union all select place, nth, true from seen where nth = $12),
 due as (
