@@ -105,7 +105,7 @@ export async function dueRuns(db: Db, query: DueQuery): Promise<DueRuns> {
   const runs = new Map<string, DueRun>();
   // What lay beyond may have come to the front since the look before.
   for (const row of rows) {
-    if (row.run_id !== null && !row.is_end && !runs.has(row.run_id)) runs.set(row.run_id, dueRun(row));
+    if (row.run_id !== null && !row.is_end && !runs.has(row.run_id)) runs.set(row.run_id, dueRun(row, row.run_id));
   }
   const first = rows.filter(({ parked, beyond: isBeyond }) => !parked && !isBeyond);
   const more = first.length >= limit;
@@ -154,7 +154,8 @@ function nextBeyond(rows: readonly DueRow[], limit: number): DuePlace | undefine
 }
 
 function placeOf(row: DueRow | undefined): DuePlace | undefined {
-  return row && { runAt: row.run_at, runId: row.run_id };
+  if (row === undefined || row.run_at === null || row.run_id === null) return undefined;
+  return { runAt: row.run_at, runId: row.run_id };
 }
 
 /**
@@ -189,8 +190,8 @@ interface DueRow {
   readonly parked: boolean;
   readonly beyond: boolean;
   readonly is_end: boolean;
-  readonly run_id: string;
-  readonly run_at: string;
+  readonly run_id: string | null;
+  readonly run_at: string | null;
   readonly cron_id: string | null;
   readonly task_id: string | null;
   readonly too_late: boolean | null;
@@ -198,10 +199,10 @@ interface DueRow {
   readonly blocked: boolean | null;
 }
 
-function dueRun(row: DueRow): DueRun {
+function dueRun(row: DueRow, runId: string): DueRun {
   return {
     projectId: row.project_id,
-    runId: row.run_id,
+    runId,
     cronId: row.cron_id,
     taskId: row.task_id,
     endpointId: row.endpoint_id,
