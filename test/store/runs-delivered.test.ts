@@ -9,7 +9,7 @@ import { settleDelivered } from "../../src/store/runs-delivered.ts";
 import { dueRuns } from "../../src/store/runs-due.ts";
 import { type LeasedRun, leaseRuns } from "../../src/store/runs-leasing.ts";
 import { settleRun } from "../../src/store/runs-settling.ts";
-import { createJob, type RunWorld, runWorld } from "../support/runs.ts";
+import { copyTask, createJob, type RunWorld, runWorld } from "../support/runs.ts";
 import { watching } from "../support/statements.ts";
 
 const RECORD: AttemptRecord = {
@@ -113,14 +113,7 @@ test("what a lease and a settlement read grows with the runs, and not faster", a
   skip(Number(version[0]?.server_version_num) < 170_000, "older ones read all of a project that they take for small");
   await world.tasks.scheduleTask({ url: world.receiver.url, runAt: timestampFromDate(await world.database.now()) });
   // As after a while: with next to no rows PostgreSQL reads them all, whatever the statement says.
-  await sql`
-    with more as (
-      insert into tasks (project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state)
-      select project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state
-      from tasks, generate_series(1, 3000) returning project_id, task_id, run_at)
-    insert into runs (project_id, kind, task_id, endpoint_id, state, trigger, fire_at, run_at)
-    select project_id, 'task', task_id, carillon_endpoint_id(${world.receiver.url}), 'pending', 'schedule', run_at, run_at
-    from more`.execute(world.db);
+  await copyTask(world, 3_000);
   const { runs } = await dueRuns(world.db, { limit: 60, parkedLimit: 0 });
   await world.db.transaction().execute(async (trx) => {
     const rowsRead = async (): Promise<number> => {

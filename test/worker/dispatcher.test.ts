@@ -8,7 +8,7 @@ import { dueRuns } from "../../src/store/runs-due.ts";
 import { leaseRuns } from "../../src/store/runs-leasing.ts";
 import { verify } from "../../src/webhook/sign.ts";
 import type { ReceivedRequest } from "../support/receiver.ts";
-import { createJob, PROJECT_SECRET, type RunWorld, runWorld } from "../support/runs.ts";
+import { copyTask, createJob, PROJECT_SECRET, type RunWorld, runWorld } from "../support/runs.ts";
 
 const NEVER = new AbortController().signal;
 
@@ -355,14 +355,7 @@ test("what is due behind a backlog of thousands for another endpoint is sent aft
   await using world = await runWorld();
   const [busy, other] = [`${world.receiver.url}/busy`, `${world.receiver.url}/other`];
   await world.tasks.scheduleTask({ url: busy, runAt: timestampFromMs(0) });
-  await sql`
-    with more as (
-      insert into tasks (project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state)
-      select project_id, name, url, content_type, headers, retries, timeout_seconds, run_at, state
-      from tasks, generate_series(1, 5000) returning project_id, task_id, run_at)
-    insert into runs (project_id, kind, task_id, endpoint_id, state, trigger, fire_at, run_at)
-    select project_id, 'task', task_id, carillon_endpoint_id(${busy}), 'pending', 'schedule', run_at, run_at
-    from more`.execute(world.db);
+  await copyTask(world, 5_000);
   for (let n = 0; n < 20; n++) await world.tasks.scheduleTask({ url: other, runAt: timestampFromMs(1) });
   await using node = world.newDispatcher({ concurrency: 16 });
   let sent = 0;
