@@ -39,9 +39,7 @@ export function connect(options: ConnectOptions): Db {
     // Longer than the server's own limit: it only ends what the server can no longer answer, and the connection with it.
     query_timeout: (options.statementTimeoutMs ?? 30_000) + 5_000,
     idle_in_transaction_session_timeout: 60_000,
-    ...(options.preparedStatements === false
-      ? {}
-      : { Client: PreparingClient, options: options.simulation ? `${LASTING_PLANS} ${SIMULATION}` : LASTING_PLANS }),
+    ...settingsOf(options),
   });
   pool.on("error", options.onError ?? (() => {}));
   // The pool listens to idle connections only. One that breaks in use fails its query, whose caller hears of it; without
@@ -70,7 +68,16 @@ export function connect(options: ConnectOptions): Db {
  * cost looks high enough to compile the statement, which is left out too (`docs/decisions/lasting-plans.md`).
  */
 const LASTING_PLANS = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off";
+/** What `simulation` says. */
 const SIMULATION = "-c synchronous_commit=off -c plan_cache_mode=force_generic_plan";
+
+function settingsOf({ preparedStatements = true, simulation = false }: ConnectOptions): pg.PoolConfig {
+  const settings = [...(preparedStatements ? [LASTING_PLANS] : []), ...(simulation ? [SIMULATION] : [])];
+  return {
+    ...(preparedStatements && { Client: PreparingClient }),
+    ...(settings.length > 0 && { options: settings.join(" ") }),
+  };
+}
 
 /** Most statements that one connection keeps prepared. Beyond it statements run unprepared, as correct but slower. */
 const MAX_PREPARED = 300;
