@@ -9,13 +9,14 @@ import { releaseRoom } from "../store/endpoint-admission.ts";
 import type { AttemptRecord } from "../store/run-attempts.ts";
 import { expireRun } from "../store/run-expiry.ts";
 import { type DeliveredAttempt, settleDelivered } from "../store/runs-delivered.ts";
-import { type DuePlace, type DueRun, dueRuns, msUntilNextRun } from "../store/runs-due.ts";
+import { type DueRun, dueRuns, msUntilNextRun } from "../store/runs-due.ts";
 import { LEASE_MARGIN_SECONDS, type LeasedRun, leaseRuns } from "../store/runs-leasing.ts";
 import { clearParked, parkRuns } from "../store/runs-parking.ts";
 import { type SettleOutcome, settleRun } from "../store/runs-settling.ts";
 import { attemptRecord } from "../webhook/attempt-record.ts";
 import type { AttemptOutcome, Egress } from "../webhook/post.ts";
 import { type EndpointWatch, flightEnd } from "./endpoint-watch.ts";
+import { Horizon } from "./horizon.ts";
 import { type Flight, type FlightEnd, InFlight } from "./in-flight.ts";
 import type { TickResult } from "./loop.ts";
 import { outboundPost, retryPolicyOf } from "./outbound-run.ts";
@@ -53,13 +54,6 @@ export interface Dispatcher extends AsyncDisposable {
 
 /** Due runs that are looked at beside one for each that there is room for. */
 const WINDOW = 20;
-/**
- * While the first runs fill a window, one look of so many goes beyond them. When it has found something for which there was
- * room, so many in a row go to the same place.
- */
-const FAR_EVERY = 8;
-/** Runs that such a look reads. */
-const FAR_READS = 2_000;
 /** How long a tick waits for more room than a little, in milliseconds: runs are leased in steps rather than one by one. */
 const GATHER_MS = 10;
 /** Requests that are begun in one turn of the event loop. */
@@ -90,6 +84,7 @@ export function createDispatcher({
   const attempts = new Set<Promise<void>>();
   const flying = new InFlight(concurrency);
   const pacer = new Pacer(STARTS_PER_TURN);
+  const horizon = new Horizon();
   const deliveries = new Batcher<string, DeliveredAttempt, SettleOutcome>({
     run: (projectId, delivered) => settleDelivered(db, projectId, delivered),
     weigh: ({ record }) => RECORD_BYTES + (record.responseBody?.byteLength ?? 0),
@@ -98,11 +93,6 @@ export function createDispatcher({
   });
   const cut = new AbortController();
   const closed = new AbortController();
-  /** How far looks beyond the first runs have come, while these fill a whole window. */
-  let beyond: DuePlace | undefined;
-  let looks = 0;
-  /** For how many looks they stay where they are. */
-  let patience = 0;
   /** What the newest look found too little room for. */
   let scarce: ReadonlySet<Standing> = new Set();
   let stopping = false;
@@ -120,9 +110,9 @@ export function createDispatcher({
 
     const full = flying.full();
     const window = room.proven + WINDOW;
-    const far = looks++ % FAR_EVERY === 0 || patience > 0 ? beyond : undefined;
-    const query = { limit: window, parkedLimit: window, full, beyond: far && { after: far, reads: FAR_READS } };
-    const { runs, more, next, emptied } = await dueRuns(db, query);
+    const beyond = horizon.ahead();
+    const found = await dueRuns(db, { limit: window, parkedLimit: window, full, beyond });
+    const { runs, more, emptied } = found;
     for (const [projectId, endpoints] of Map.groupBy(emptied, (endpoint) => endpoint.projectId)) {
       const endpointIds = endpoints.map(({ endpointId }) => endpointId);
       await clearParked(db, projectId, endpointIds);
@@ -139,10 +129,8 @@ export function createDispatcher({
       room,
     );
     scarce = shares.scarce;
-    // What has been taken beyond may have more of its kind beside it, for which its endpoint has room only later.
-    patience = shares.chosen.some((run) => run.beyond) ? FAR_EVERY : Math.max(0, patience - 1);
-    if (!more) beyond = undefined;
-    else if (beyond === undefined || (far !== undefined && patience === 0)) beyond = next;
+    const hasTaken = shares.chosen.some((run) => run.beyond);
+    horizon.note(found, beyond !== undefined, hasTaken);
     // Runs of a full endpoint are in the way only where others may be behind them, or where nothing else is to do.
     const crowding = more || shares.chosen.length === 0 ? shares.full.filter((run) => !run.beyond) : [];
     done += await setApart([...shares.blocked, ...crowding]);
