@@ -10,7 +10,7 @@ import { openGrpcStream, openRestStream } from "./streams.ts";
 
 const MESSAGES = 20;
 const CYCLES = sized(10_000, 400);
-/** After these the process is as any number of them leaves it: what is made once is there, and code is compiled. */
+/** Cycles before the first measurement: connections and caches that are made once are there then, and code is compiled. */
 const WARM_UP = 100;
 /** Connections of a node to its database, which stay. */
 const POOL_SIZE = 20;
